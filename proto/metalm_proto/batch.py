@@ -1,0 +1,98 @@
+"""A batch in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from metalm_proto.errors import CorruptBatch
+from metalm_proto.spec import GENERATOR, Spec, Split
+
+Tokens = NDArray[Any]
+
+KEPT, REPLACED, MASKED = 0, 1, 2
+"""Values of `Provenance.corruption`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Language:
+    """The elements of a language: `lengths` int32 [n], `tokens` one element after another
+    (the batch's dtype, [lengths.sum()])."""
+
+    lengths: NDArray[np.int32]
+    tokens: Tokens
+
+    def elements(self) -> list[Tokens]:
+        """The elements as n arrays."""
+        return np.split(self.tokens, np.cumsum(self.lengths)[:-1])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Provenance:
+    """Where every token of x comes from; arrays of shape [B, L].
+
+    `element` int32, 0..n-1 (a separator belongs to the element it closes); `offset` int32 inside
+    the element (the separator has the element's length); `exposure` int32, how many times the
+    element was spoken in full before in this sample; `corruption` uint8, KEPT 0, REPLACED 1 or
+    MASKED 2. `languages`: one a sample, or a single one if all samples share it.
+    """
+
+    element: NDArray[np.int32]
+    offset: NDArray[np.int32]
+    exposure: NDArray[np.int32]
+    corruption: NDArray[np.uint8]
+    languages: tuple[Language, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Samples [first, first + B) of a stream; unpacks as `x, y = batch`.
+
+    `x`, `y`: [B, L] of `spec.dtype`, writable. y[:, t] is the clean token that follows position t
+    of x. `digest`: XXH3-64 of the bytes of x followed by those of y.
+    """
+
+    spec: Spec
+    seed: int
+    split: Split
+    first: int
+    x: Tokens
+    y: Tokens
+    digest: int
+    provenance: Provenance | None = None
+    generator: str = GENERATOR
+
+    def __iter__(self) -> Iterator[Tokens]:
+        return iter((self.x, self.y))
+
+    def __len__(self) -> int:
+        """B, the number of samples."""
+        return len(self.x)
+
+    def __repr__(self) -> str:
+        return (
+            f"Batch(first={self.first}, size={len(self)}, L={self.spec.L}, seed={self.seed}, "
+            f"split={self.split}, digest={self.digest:016x})"
+        )
+
+    def verify(self) -> None:
+        """Raises CorruptBatch if x and y are not the bytes that `digest` was made of."""
+        found = digest_of(self.x, self.y)
+        if found != self.digest:
+            raise CorruptBatch(
+                f"batch at sample {self.first}: digest of the bytes is {found:016x}, "
+                f"sent was {self.digest:016x}"
+            )
+
+
+def digest_of(x: Tokens, y: Tokens) -> int:
+    """XXH3-64 of the bytes of x followed by those of y (little-endian, C order)."""
+    state = xxhash.xxh3_64()
+    for array in (x, y):
+        state.update(memoryview(np.ascontiguousarray(array, array.dtype.newbyteorder("<"))).cast("B"))
+    return state.intdigest()

@@ -1,0 +1,56 @@
+"""What a generator of batches offers and allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from metalm_proto.spec import GENERATORS, Spec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """A server's bounds on one request: bytes of arrays in one batch, samples in one request,
+    bytes of arrays in work or on their way out for all requests together."""
+
+    max_message_bytes: int
+    max_request_samples: int
+    max_inflight_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """`engine`: "numba" or "numpy"; `limits`: None in process; `spec`: the one asked about."""
+
+    version: str
+    engine: str
+    limits: Limits | None
+    generators: tuple[str, ...] = GENERATORS
+    spec: Spec | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON types."""
+        answer: dict[str, Any] = {
+            "generators": list(self.generators),
+            "version": self.version,
+            "engine": self.engine,
+            "limits": None if self.limits is None else asdict(self.limits),
+        }
+        if self.spec is not None:
+            answer["spec"] = self.spec.as_dict()
+            answer["ids"] = self.spec.ids()
+            answer["dtype"] = self.spec.dtype.name
+        return answer
+
+    @classmethod
+    def from_dict(cls, answer: Mapping[str, Any], spec: Spec | None) -> Description:
+        """The answer to a question about `spec`, from `as_dict`'s form."""
+        limits = answer["limits"]
+        return cls(
+            version=answer["version"],
+            engine=answer["engine"],
+            limits=None if limits is None else Limits(**limits),
+            generators=tuple(answer["generators"]),
+            spec=spec,
+        )

@@ -1,0 +1,99 @@
+"""Requests to URL queries and back.
+
+Every parameter has its short name; `vocab_size` and the other long names are
+understood too. A name that is not known is an error: a misspelt `sed=7` must not
+silently give another stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from metalm_proto.errors import InvalidArgument
+from metalm_proto.fields import Field
+from metalm_proto.spec import (
+    BATCH_SIZE,
+    GENERATOR_FIELD,
+    INDEX,
+    PROVENANCE,
+    SEED,
+    SPEC_FIELDS,
+    SPLIT,
+    START,
+    STOP,
+    BatchRequest,
+    Spec,
+    draw_seed,
+)
+
+_STREAM = (SEED, SPLIT, GENERATOR_FIELD, PROVENANCE)
+SAMPLE_QUERY = (*SPEC_FIELDS, INDEX, *_STREAM)
+BATCHES_QUERY = (*SPEC_FIELDS, START, STOP, BATCH_SIZE, *_STREAM)
+
+Pairs = Iterable[tuple[str, str]]
+
+
+def parse_sample(pairs: Pairs) -> tuple[BatchRequest, bool]:
+    """The request for one sample, and whether the query gave the seed.
+
+    Raises InvalidArgument or UnknownGenerator.
+    """
+    values, seeded = _parse_request(pairs, SAMPLE_QUERY)
+    return BatchRequest.single(first=values.pop("index", 0), **values), seeded
+
+
+def parse_batches(pairs: Pairs) -> tuple[BatchRequest, bool]:
+    """The request for a range of samples, and whether the query gave the seed.
+
+    Raises InvalidArgument or UnknownGenerator.
+    """
+    values, seeded = _parse_request(pairs, BATCHES_QUERY)
+    if "stop" not in values:
+        raise InvalidArgument("stop", None, f"given: {STOP.bound}, above start")
+    return BatchRequest(**values), seeded
+
+
+def parse_spec(pairs: Pairs) -> Spec | None:
+    """The spec that a query names, or None for an empty query. Raises InvalidArgument."""
+    values = _parse(pairs, SPEC_FIELDS)
+    return Spec(**values) if values else None
+
+
+def spec_pairs(spec: Spec | None) -> list[tuple[str, str]]:
+    """The query of a spec, every default spelled out; nothing for None."""
+    values = {} if spec is None else spec.as_dict()
+    return [(name, str(value)) for name, value in values.items() if value is not None]
+
+
+def batches_pairs(request: BatchRequest) -> list[tuple[str, str]]:
+    """The query of `/batches` for a request, in canonical form."""
+    window = [(name, str(getattr(request, name))) for name in ("start", "stop", "batch_size")]
+    return [*spec_pairs(request.spec), *window, *_stream_pairs(request)]
+
+
+def _stream_pairs(request: BatchRequest) -> list[tuple[str, str]]:
+    pairs = [(name, str(getattr(request, name))) for name in ("seed", "split", "generator")]
+    return [*pairs, ("provenance", "true")] if request.provenance else pairs
+
+
+def _parse_request(pairs: Pairs, known: Sequence[Field]) -> tuple[dict[str, Any], bool]:
+    values = _parse(pairs, known)
+    names = [field.name for field in SPEC_FIELDS]
+    spec = Spec(**{name: values.pop(name) for name in names if name in values})
+    seeded = "seed" in values
+    return {"seed": None if seeded else draw_seed(), **values, "spec": spec}, seeded
+
+
+def _parse(pairs: Pairs, known: Sequence[Field]) -> dict[str, Any]:
+    by_name = {name: field for field in known for name in (field.name, field.long_name)}
+    values: dict[str, Any] = {}
+    for name, text in pairs:
+        field = by_name.get(name)
+        if field is None:
+            names = ", ".join(field.name for field in known)
+            raise InvalidArgument("parameter", name, f"one of {names}")
+        if field.name in values:
+            raise InvalidArgument(field.label, text, "given once")
+        values[field.name] = field.parse(text)
+    return values

@@ -1,0 +1,373 @@
+"""Batches, specs and requests to protobuf messages and back.
+
+x and y are nearly all of a message, so they never pass through a message
+object: protobuf allows fields in any order, and a message's encoding is the
+concatenation of its fields' (protobuf.dev/programming-guides/encoding), so the
+encoder writes the small fields with the library and appends the two arrays, and
+the decoder cuts the arrays out and gives the rest to the library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from metalm_proto.batch import Batch, Language, Provenance, Tokens
+from metalm_proto.description import Description, Limits
+from metalm_proto.errors import CorruptBatch, InvalidArgument
+from metalm_proto.spec import (
+    GENERATOR,
+    SPEC_FIELDS,
+    BatchRequest,
+    Profile,
+    Spec,
+    Split,
+    draw_seed,
+)
+from metalm_proto.v1 import metalm_pb2 as pb
+
+Buffer = bytes | memoryview
+
+MEDIA_TYPE = "application/x-protobuf; proto=metalm.v1.Batch"
+STREAM_MEDIA_TYPE = f"{MEDIA_TYPE}; encoding=delimited"
+
+_PROFILES = {
+    pb.PROFILE_UNSPECIFIED: Profile.METALM,
+    pb.PROFILE_METALM: Profile.METALM,
+    pb.PROFILE_METAGYM: Profile.METAGYM,
+}
+_SPLITS = {
+    pb.SPLIT_UNSPECIFIED: Split.TRAIN,
+    pb.SPLIT_TRAIN: Split.TRAIN,
+    pb.SPLIT_VALIDATION: Split.VALIDATION,
+    pb.SPLIT_TEST: Split.TEST,
+}
+_PROFILE_CODES = {profile: code for code, profile in _PROFILES.items()}
+_SPLIT_CODES = {split: code for code, split in _SPLITS.items()}
+_DATA_TYPES = {
+    np.dtype("|u1"): pb.DATA_TYPE_UINT8,
+    np.dtype("<u2"): pb.DATA_TYPE_UINT16,
+    np.dtype("<i4"): pb.DATA_TYPE_INT32,
+}
+_DTYPES = {code: dtype for dtype, code in _DATA_TYPES.items()}
+
+_LENGTH_DELIMITED = 2
+_FIXED_WIDTHS = {1: 8, 5: 4}
+_X = pb.Batch.DESCRIPTOR.fields_by_name["x"].number
+_Y = pb.Batch.DESCRIPTOR.fields_by_name["y"].number
+_BATCH_IN_RESPONSE = pb.StreamBatchesResponse.DESCRIPTOR.fields_by_name["batch"].number
+
+
+def spec_to_message(spec: Spec) -> pb.Spec:
+    message = pb.Spec(profile=_PROFILE_CODES[spec.profile])
+    for field in SPEC_FIELDS:
+        if field.kind is not Profile and (value := getattr(spec, field.name)) is not None:
+            setattr(message, field.long_name, value)
+    return message
+
+
+def spec_from_message(message: pb.Spec) -> Spec:
+    """Raises InvalidArgument."""
+    values = {
+        field.name: getattr(message, field.long_name)
+        for field in SPEC_FIELDS
+        if field.kind is not Profile and message.HasField(field.long_name)
+    }
+    profile = _PROFILES.get(message.profile, message.profile)
+    return Spec(**values, profile=profile)
+
+
+def sample_request_to_message(request: BatchRequest) -> pb.SampleRequest:
+    return pb.SampleRequest(first=request.start, size=request.samples, **_common_fields(request))
+
+
+def sample_request_from_message(message: pb.SampleRequest) -> BatchRequest:
+    """Raises InvalidArgument or UnknownGenerator."""
+    return BatchRequest.single(
+        first=message.first,
+        size=message.size if message.HasField("size") else 1,
+        **_common_values(message),
+    )
+
+
+def stream_request_to_message(request: BatchRequest) -> pb.StreamBatchesRequest:
+    return pb.StreamBatchesRequest(
+        start=request.start,
+        samples=request.samples,
+        batch_size=request.batch_size,
+        **_common_fields(request),
+    )
+
+
+def stream_request_from_message(message: pb.StreamBatchesRequest) -> BatchRequest:
+    """Raises InvalidArgument or UnknownGenerator."""
+    if message.samples < 1:
+        raise InvalidArgument("samples", message.samples, "an integer with 1 <= samples")
+    return BatchRequest(
+        start=message.start,
+        stop=message.start + message.samples,
+        batch_size=message.batch_size if message.HasField("batch_size") else 32,
+        **_common_values(message),
+    )
+
+
+def _common_fields(request: BatchRequest) -> dict[str, Any]:
+    return {
+        "spec": spec_to_message(request.spec),
+        "seed": request.seed,
+        "split": _SPLIT_CODES[request.split],
+        "generator": request.generator,
+        "provenance": request.provenance,
+    }
+
+
+def _common_values(message: pb.SampleRequest | pb.StreamBatchesRequest) -> dict[str, Any]:
+    return {
+        "spec": spec_from_message(message.spec),
+        "seed": message.seed if message.HasField("seed") else draw_seed(),
+        "split": _SPLITS.get(message.split, message.split),
+        "generator": message.generator or GENERATOR,
+        "provenance": message.provenance,
+    }
+
+
+def description_to_message(description: Description) -> pb.DescribeResponse:
+    limits, spec = description.limits, description.spec
+    return pb.DescribeResponse(
+        generators=description.generators,
+        version=description.version,
+        engine=description.engine,
+        limits=None if limits is None else pb.Limits(**asdict(limits)),
+        token_ids=None
+        if spec is None
+        else pb.TokenIds(
+            mask=spec.mask_id,
+            separator=spec.separator_id,
+            vocabulary=spec.vocabulary,
+            dtype=_DATA_TYPES[spec.dtype],
+        ),
+    )
+
+
+def description_from_message(message: pb.DescribeResponse, spec: Spec | None) -> Description:
+    """The server's answer to a question about `spec`."""
+    limits = {field.name: getattr(message.limits, field.name) for field in fields(Limits)}
+    return Description(
+        generators=tuple(message.generators),
+        version=message.version,
+        engine=message.engine,
+        limits=Limits(**limits) if message.HasField("limits") else None,
+        spec=spec,
+    )
+
+
+def encode_batch(batch: Batch) -> list[Buffer]:
+    """The buffers that, one after another, are the serialised `metalm.v1.Batch`.
+
+    The arrays are not copied: the buffers are views of them.
+    """
+    header = _header(batch.spec, batch.seed, batch.split, batch.generator, batch.x.shape)
+    header.first, header.digest = batch.first, batch.digest
+    if batch.provenance is not None:
+        header.provenance.CopyFrom(_provenance_to_message(batch.provenance))
+    buffers: list[Buffer] = [header.SerializeToString()]
+    for number, array in ((_X, batch.x), (_Y, batch.y)):
+        data = _bytes_of(array)
+        buffers += [_tag(number) + _varint(len(data)), data]
+    return buffers
+
+
+def encoded_length(request: BatchRequest) -> int | None:
+    """Bytes of all batches of a request in the length-delimited form, known before they exist.
+
+    None with provenance, whose size depends on the languages.
+    """
+    if request.provenance:
+        return None
+    full, rest = divmod(request.samples, request.batch_size)
+    total = full * _encoded_batch_length(request, request.batch_size) if full else 0
+    return total + (_encoded_batch_length(request, rest) if rest else 0)
+
+
+def _encoded_batch_length(request: BatchRequest, size: int) -> int:
+    spec = request.spec
+    shape = (size, spec.L)
+    header = _header(spec, request.seed, request.split, request.generator, shape)
+    header.first = header.digest = 0
+    array = size * spec.L * spec.dtype.itemsize
+    length = header.ByteSize()
+    length += sum(len(_tag(number) + _varint(array)) + array for number in (_X, _Y))
+    return len(_varint(length)) + length
+
+
+def _header(
+    spec: Spec, seed: int, split: Split, generator: str, shape: tuple[int, ...]
+) -> pb.Batch:
+    return pb.Batch(
+        generator=generator,
+        spec=spec_to_message(spec),
+        seed=seed,
+        split=_SPLIT_CODES[split],
+        shape=shape,
+        dtype=_DATA_TYPES[spec.dtype],
+    )
+
+
+def length_prefixed(buffers: list[Buffer]) -> list[Buffer]:
+    """The same message in protobuf's length-delimited form (one after another in a stream)."""
+    return [_varint(sum(map(len, buffers))), *buffers]
+
+
+def batch_response(buffers: list[Buffer]) -> bytes:
+    """A SampleResponse or StreamBatchesResponse that holds the batch."""
+    return b"".join([_tag(_BATCH_IN_RESPONSE), *length_prefixed(buffers)])
+
+
+def batch_from_response(data: bytes) -> Batch:
+    """The batch in a SampleResponse or StreamBatchesResponse. Raises CorruptBatch."""
+    for number, value, _ in _scan(memoryview(data)):
+        if number == _BATCH_IN_RESPONSE and value is not None:
+            return decode_batch(value)
+    raise CorruptBatch("the answer holds no batch")
+
+
+def decode_batch(data: Buffer) -> Batch:
+    """The batch in a serialised `metalm.v1.Batch`; x and y are fresh, writable arrays.
+
+    Raises CorruptBatch if it is not one. The digest is not checked: see `Batch.verify`.
+    """
+    view = memoryview(data)
+    arrays: dict[int, Buffer] = {_X: b"", _Y: b""}
+    rest: list[Buffer] = []
+    start = 0
+    for number, value, end in _scan(view):
+        if number in arrays and value is not None:
+            arrays[number] = value
+        else:
+            rest.append(view[start:end])
+        start = end
+    try:
+        header = pb.Batch.FromString(b"".join(rest))
+        spec = spec_from_message(header.spec)
+        if header.dtype not in _DTYPES or _DTYPES[header.dtype] != spec.dtype:
+            raise CorruptBatch(f"batch: data type {header.dtype} does not belong to its spec")
+        size, length = header.shape
+        if length != spec.L or header.split not in _SPLITS:
+            raise CorruptBatch("batch: shape or split does not belong to its spec")
+        # One buffer for both, so that a copy to a device may be a single one.
+        tokens = np.empty((2, size, length), spec.dtype)
+        for target, number in zip(tokens, (_X, _Y), strict=True):
+            target[...] = _array(arrays[number], spec.dtype, (size, length))
+        return Batch(
+            spec=spec,
+            seed=header.seed,
+            split=_SPLITS[header.split],
+            first=header.first,
+            x=tokens[0],
+            y=tokens[1],
+            digest=header.digest,
+            provenance=_provenance_from_message(header, spec.dtype),
+            generator=header.generator,
+        )
+    except (DecodeError, ValueError, InvalidArgument) as error:
+        raise CorruptBatch(f"not a batch: {error}") from error
+
+
+def _provenance_to_message(provenance: Provenance) -> pb.Provenance:
+    return pb.Provenance(
+        element=bytes(_bytes_of(provenance.element)),
+        offset=bytes(_bytes_of(provenance.offset)),
+        exposure=bytes(_bytes_of(provenance.exposure)),
+        corruption=bytes(_bytes_of(provenance.corruption)),
+        languages=[
+            pb.Language(
+                lengths=bytes(_bytes_of(language.lengths)), tokens=bytes(_bytes_of(language.tokens))
+            )
+            for language in provenance.languages
+        ],
+    )
+
+
+def _provenance_from_message(header: pb.Batch, dtype: np.dtype[Any]) -> Provenance | None:
+    if not header.HasField("provenance"):
+        return None
+    message, shape = header.provenance, tuple(header.shape)
+    int32, uint8 = np.dtype("<i4"), np.dtype("|u1")
+    return Provenance(
+        element=_array(message.element, int32, shape).copy(),
+        offset=_array(message.offset, int32, shape).copy(),
+        exposure=_array(message.exposure, int32, shape).copy(),
+        corruption=_array(message.corruption, uint8, shape).copy(),
+        languages=tuple(
+            Language(
+                lengths=_array(language.lengths, int32, (-1,)).copy(),
+                tokens=_array(language.tokens, dtype, (-1,)).copy(),
+            )
+            for language in message.languages
+        ),
+    )
+
+
+def _array(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tokens:
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _bytes_of(array: Tokens) -> memoryview:
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return memoryview(little).cast("B")
+
+
+def _scan(message: memoryview) -> Iterator[tuple[int, memoryview | None, int]]:
+    """(field number, payload if length-delimited, end) of each top-level field.
+
+    Raises CorruptBatch where the encoding breaks off.
+    """
+    position = 0
+    while position < len(message):
+        key, position = read_varint(message, position)
+        number, wire_type = key >> 3, key & 7
+        payload: memoryview | None = None
+        if wire_type == _LENGTH_DELIMITED:
+            length, position = read_varint(message, position)
+            payload = message[position : position + length]
+            position += length
+        elif wire_type == 0:
+            _, position = read_varint(message, position)
+        elif wire_type in _FIXED_WIDTHS:
+            position += _FIXED_WIDTHS[wire_type]
+        else:
+            raise CorruptBatch(f"not a batch: wire type {wire_type}")
+        if position > len(message):
+            raise CorruptBatch("not a batch: it breaks off inside a field")
+        yield number, payload, position
+
+
+def read_varint(data: Buffer, position: int) -> tuple[int, int]:
+    """(value, position behind it). Raises CorruptBatch if there is no complete varint."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(data):
+            break
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise CorruptBatch("not a batch: a length or tag breaks off")
+
+
+def _tag(number: int) -> bytes:
+    return _varint(number << 3 | _LENGTH_DELIMITED)
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
