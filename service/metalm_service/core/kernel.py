@@ -1,0 +1,231 @@
+"""The contract `metalm-1` as a compiled kernel (numba).
+
+It releases the interpreter's lock and keeps no state, so any number of threads
+may run it. Every loop that matters has a fixed length of 64 and no branch, so
+that the compiler turns it into vector instructions: words are made and tokens
+are copied 64 at a time even where fewer are needed, and what is too much is
+overwritten by what follows or never read.
+
+What the words mean is written in `reference.py`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numba
+import numpy as np
+from numba import int64, uint32, uint64
+from numpy.typing import NDArray
+
+from metalm_proto.batch import Tokens
+from metalm_proto.spec import Profile, Spec, Split
+from metalm_service.core.noise import NoiseThresholds
+from metalm_service.core.philox import KEY_STEPS, MULTIPLIERS, ROUNDS, Purpose
+from metalm_service.core.poisson import MINIMUM_LENGTH, length_table
+
+_M0, _M1 = np.uint64(MULTIPLIERS[0]), np.uint64(MULTIPLIERS[1])
+_STEP0, _STEP1 = np.uint32(KEY_STEPS[0]), np.uint32(KEY_STEPS[1])
+_LENGTH, _TOKEN = np.uint32(Purpose.LENGTH), np.uint32(Purpose.TOKEN)
+_ORDER, _NOISE = np.uint32(Purpose.ORDER), np.uint32(Purpose.NOISE)
+_32 = np.uint64(32)
+_BLOCK = 64
+
+_jit = numba.njit(nogil=True, error_model="numpy")
+
+
+@_jit
+def _fill_words(words, key, tag, index, group):  # type: ignore[no-untyped-def]
+    """words[0:64] = word(tag, 64 group + (0 .. 63))."""
+    first_block = uint32(16 * group)
+    for r in range(16):
+        c0, c1 = uint32(first_block + uint32(r)), uint32(tag)
+        c2, c3 = uint32(index), uint32(index >> _32)
+        k0, k1 = uint32(key), uint32(key >> _32)
+        for _ in range(ROUNDS):
+            p0, p1 = uint64(c0) * _M0, uint64(c2) * _M1
+            c0, c1 = uint32(p1 >> _32) ^ c1 ^ k0, uint32(p1)
+            c2, c3 = uint32(p0 >> _32) ^ c3 ^ k1, uint32(p0)
+            k0, k1 = uint32(k0 + _STEP0), uint32(k1 + _STEP1)
+        words[r], words[r + 16], words[r + 32], words[r + 48] = c0, c1, c2, c3
+
+
+@_jit
+def _spell(tokens, count, words, key, tag, index, alphabet):  # type: ignore[no-untyped-def]
+    """tokens[0:count] = an element's tokens; up to 63 more are written."""
+    for group in range((count + 63) >> 6):
+        _fill_words(words, key, tag, index, group)
+        block = tokens[64 * group : 64 * group + 64]
+        for j in range(_BLOCK):
+            block[j] = uint32(1) + uint32((uint64(words[j]) * alphabet) >> _32)
+
+
+@_jit
+def _corrupt(x, clean, words, keep_from, mask_below, ratio, other, separator):  # type: ignore[no-untyped-def]
+    """x[0:64] = the 64 clean tokens with noise."""
+    for j in range(_BLOCK):
+        w, token = words[j], uint32(clean[j])
+        v = uint32(1) + uint32(((uint64(w) - uint64(mask_below)) * ratio) >> _32)
+        v += other if v >= token else uint32(0)
+        v = uint32(0) if w < mask_below else v
+        x[j] = token if w >= keep_from or token == separator else v
+
+
+@_jit
+def _length(word, zeros, table):  # type: ignore[no-untyped-def]
+    return max(MINIMUM_LENGTH, zeros + np.searchsorted(table, word, side="right"))
+
+
+@_jit
+def _fill_language(  # type: ignore[no-untyped-def]
+    language, offsets, words, more_words, key, split_tag, index, alphabet, separator, zeros, table
+):
+    """language = all elements, each closed by the separator; element i begins at offsets[i]."""
+    end = 0
+    for i in range(len(offsets) - 1):
+        if i & 63 == 0:
+            _fill_words(words, key, _LENGTH | split_tag, index, i >> 6)
+        offsets[i] = end
+        length = _length(words[i & 63], zeros, table)
+        tag = _TOKEN | split_tag | uint32(i << 8)
+        _spell(language[end:], length, more_words, key, tag, index, alphabet)
+        language[end + length] = separator
+        end += length + 1
+    offsets[-1] = end
+
+
+def _generate(  # type: ignore[no-untyped-def]
+    x, y, key, split, first, shared_language, speaker, tabulate,
+    n, usable, alphabet, separator, zeros, table, keep_from, mask_below, ratio, other,
+):  # fmt: skip
+    """x, y [B, L] = samples first .. first + B - 1; see `generate`.
+
+    With `tabulate` a language is spelled out before it is spoken; without, every repetition is
+    spelled anew, which is cheaper where few elements are spoken twice, and bounded by L however
+    large n is.
+    """
+    rows, length = x.shape
+    total = length + 1
+    split_tag = uint32(split << 4)
+    words, order_words = np.empty(_BLOCK, np.uint32), np.empty(_BLOCK, np.uint32)
+    noisy = np.empty(_BLOCK, x.dtype)
+    clean = np.empty(total + _BLOCK, x.dtype)
+    listed = n if tabulate else 0
+    longest = max(MINIMUM_LENGTH, zeros + len(table))
+    offsets = np.empty(listed + 1, np.int64)
+    language = np.empty(listed * (longest + 1) + _BLOCK, x.dtype)
+    for row in range(rows):
+        index = uint64(first + uint64(row))
+        if not shared_language:
+            speaker = index
+        if tabulate and (row == 0 or not shared_language):
+            _fill_language(
+                language, offsets, order_words, words, key, split_tag, speaker,
+                alphabet, separator, zeros, table,
+            )  # fmt: skip
+        t = 0
+        repetition = 0
+        while t < total:
+            if repetition & 63 == 0:
+                _fill_words(order_words, key, _ORDER | split_tag, index, repetition >> 6)
+            element = int64((uint64(order_words[repetition & 63]) * usable) >> _32)
+            if tabulate:
+                begin = offsets[element]
+                count = min(offsets[element + 1] - begin, total - t)
+                for done in range(0, count, _BLOCK):
+                    source = language[begin + done : begin + done + _BLOCK]
+                    target = clean[t + done : t + done + _BLOCK]
+                    for j in range(_BLOCK):
+                        target[j] = source[j]
+            else:
+                _fill_words(words, key, _LENGTH | split_tag, speaker, element >> 6)
+                element_length = _length(words[element & 63], zeros, table)
+                count = min(element_length + 1, total - t)
+                tag = _TOKEN | split_tag | uint32(element << 8)
+                _spell(clean[t:], min(element_length, count), words, key, tag, speaker, alphabet)
+                if count == element_length + 1:
+                    clean[t + element_length] = separator
+            t += count
+            repetition += 1
+        for group in range((length + 63) >> 6):
+            begin = 64 * group
+            _fill_words(words, key, _NOISE | split_tag, index, group)
+            source = clean[begin : begin + _BLOCK]
+            if begin + _BLOCK <= length:
+                target = x[row, begin : begin + _BLOCK]
+                _corrupt(target, source, words, keep_from, mask_below, ratio, other, separator)
+            else:
+                _corrupt(noisy, source, words, keep_from, mask_below, ratio, other, separator)
+                x[row, begin:] = noisy[: length - begin]
+        y[row] = clean[1:total]
+
+
+def generate(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> None:
+    """Fills `out`, [2, B, L] of spec.dtype, with x and y of the samples first .. first + B - 1."""
+    table = length_table(spec.l)
+    noise = NoiseThresholds.of(spec)
+    _, rows, length = out.shape
+    shared = spec.language is not None
+    spoken = length * rows if shared else length
+    compiled()(
+        out[0],
+        out[1],
+        np.uint64(seed),
+        np.uint32(split.code),
+        np.uint64(first),
+        shared,
+        np.uint64(spec.language or 0),
+        spec.n * (max(spec.l, MINIMUM_LENGTH) + 1) <= spoken,
+        spec.n,
+        np.uint64(spec.usable_elements),
+        np.uint64(spec.alphabet),
+        np.uint32(spec.separator_id),
+        table.zeros,
+        table.values,
+        np.uint32(noise.clean),
+        np.uint32(noise.mask),
+        np.uint64(noise.ratio),
+        np.uint32(spec.profile is Profile.METALM),
+    )
+
+
+@lru_cache(maxsize=1)
+def compiled() -> Callable[..., None]:
+    """The kernel; compiled once for each dtype, and kept on disk where that is possible."""
+    before = numba.config.CACHE_DIR
+    try:
+        numba.config.CACHE_DIR = _usable_cache(before)
+        return numba.njit(nogil=True, error_model="numpy", cache=True)(_generate)
+    except RuntimeError:  # numba found no place to write to: a locked container
+        return numba.njit(nogil=True, error_model="numpy")(_generate)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def _usable_cache(directory: str) -> str:
+    """The cache directory, or a private copy of it if it may only be read.
+
+    numba uses no cache that it could not write to.
+    """
+    if not directory or not os.path.isdir(directory) or os.access(directory, os.W_OK):
+        return directory
+    try:
+        copy = tempfile.mkdtemp(prefix="metalm-kernels-")
+    except OSError:
+        return directory
+    atexit.register(shutil.rmtree, copy, ignore_errors=True)
+    shutil.copytree(directory, copy, dirs_exist_ok=True)
+    return copy
+
+
+def warm() -> None:
+    """Compiles the kernel for every dtype, or loads it from the cache."""
+    for vocabulary in (2, 2**8, 2**16):
+        spec = Spec(V=vocabulary, L=1)
+        generate(spec, 0, Split.TRAIN, 0, np.empty((2, 1, 1), spec.dtype))
