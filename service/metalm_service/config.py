@@ -1,0 +1,144 @@
+"""How a server is set up: one frozen value, from which flags and environment derive."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from metalm_proto.errors import InvalidArgument
+from metalm_proto.fields import Field
+
+MIB = 2**20
+
+CONFIG_FIELDS = (
+    Field(
+        name="host",
+        kind=str,
+        default="127.0.0.1",
+        doc="address to listen on; 0.0.0.0 or :: for every interface",
+    ),
+    Field(
+        name="port",
+        default=8000,
+        lower=0,
+        upper=65535,
+        doc="HTTP port; 0 lets the system choose one",
+    ),
+    Field(
+        name="grpc_port",
+        default=50051,
+        lower=0,
+        upper=65535,
+        doc="gRPC port; 0 lets the system choose one",
+    ),
+    Field(
+        name="threads",
+        default=min(32, os.cpu_count() or 1),
+        lower=1,
+        upper=1024,
+        doc="threads that generate for HTTP",
+    ),
+    Field(
+        name="max_message_bytes",
+        default=64 * MIB,
+        lower=1024,
+        upper=2**30,
+        doc="bytes of arrays in one batch; larger ones are refused",
+    ),
+    Field(
+        name="max_request_samples",
+        default=2**20,
+        lower=1,
+        upper=2**40,
+        doc="samples in one request; more are refused",
+    ),
+    Field(
+        name="max_inflight_bytes",
+        default=512 * MIB,
+        lower=2048,
+        upper=2**44,
+        doc="bytes of arrays in work or on their way out, all requests together",
+    ),
+    Field(
+        name="max_requests",
+        default=64,
+        lower=1,
+        upper=10_000,
+        doc="requests at one time, both doors together",
+    ),
+    Field(
+        name="drain_timeout_s",
+        kind=float,
+        default=20.0,
+        lower=0,
+        upper=3600,
+        doc="seconds that running requests get after SIGTERM",
+    ),
+)
+_BY_NAME = {field.name: field for field in CONFIG_FIELDS}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerConfig:
+    """See `CONFIG_FIELDS` for each value's meaning and bounds. Raises InvalidArgument."""
+
+    host: str = _BY_NAME["host"].default
+    port: int = _BY_NAME["port"].default
+    grpc_port: int = _BY_NAME["grpc_port"].default
+    threads: int = _BY_NAME["threads"].default
+    max_message_bytes: int = _BY_NAME["max_message_bytes"].default
+    max_request_samples: int = _BY_NAME["max_request_samples"].default
+    max_inflight_bytes: int = _BY_NAME["max_inflight_bytes"].default
+    max_requests: int = _BY_NAME["max_requests"].default
+    drain_timeout_s: float = _BY_NAME["drain_timeout_s"].default
+
+    def __post_init__(self) -> None:
+        for field in CONFIG_FIELDS:
+            object.__setattr__(self, field.name, field.check(getattr(self, field.name)))
+        if not self.host:
+            raise InvalidArgument("host", self.host, "an address or a host name")
+        if self.max_inflight_bytes < 2 * self.max_message_bytes:
+            # A stream has one batch in work and one on its way out.
+            bound = f"at least twice max_message_bytes, {2 * self.max_message_bytes}"
+            raise InvalidArgument("max_inflight_bytes", self.max_inflight_bytes, bound)
+
+    @classmethod
+    def add_flags(cls, parser: argparse.ArgumentParser) -> None:
+        for field in CONFIG_FIELDS:
+            parser.add_argument(
+                _flag(field.name),
+                metavar=field.kind.__name__.upper(),
+                help=f"{field.doc} [{_variable(field.name)}; default {field.default}]",
+            )
+
+    @classmethod
+    def load(cls, flags: Mapping[str, Any], environment: Mapping[str, str]) -> ServerConfig:
+        """From parsed flags, then `METALM_*` variables, then defaults.
+
+        Raises InvalidArgument, whose field is the flag or the variable that was wrong.
+        """
+        values = {}
+        for field in CONFIG_FIELDS:
+            sources = (
+                (_flag(field.name), flags.get(field.name)),
+                (_variable(field.name), environment.get(_variable(field.name))),
+            )
+            for source, text in sources:
+                if text is not None:
+                    try:
+                        values[field.name] = field.parse(text)
+                    except InvalidArgument as error:
+                        raise InvalidArgument(source, text, error.bound) from None
+                    break
+        return cls(**values)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _variable(name: str) -> str:
+    return "METALM_" + name.upper()

@@ -1,0 +1,143 @@
+"""What the OpenAPI page says; the parameters come from the field descriptions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any, Protocol
+
+from metalm_proto import errors, query
+from metalm_proto.fields import Field
+from metalm_proto.spec import SPEC_FIELDS
+
+DESCRIPTION = """
+Seeded batches of MetaLM(V, n, l, e, L), the data of research in lifelong in-context learning.
+Every answer is a pure function of its query: give a `seed`, and the same query gives the same
+bytes from any replica, now and later.
+
+Try `/sample?V=64&n=10`, `/sample?V=4&n=2&l=3&L=24&seed=0&format=text`,
+`/batches?V=64&n=10&seed=7&start=0&stop=64&batch_size=32&format=ndjson`.
+"""
+
+_EXAMPLE = {
+    "generator": "metalm-1",
+    "spec": {
+        "V": 4,
+        "n": 2,
+        "l": 3.0,
+        "e": 0.2,
+        "L": 12,
+        "mask_ratio": 0.3,
+        "profile": "metalm",
+        "language": None,
+    },
+    "seed": 0,
+    "split": "train",
+    "ids": {"mask": 0, "separator": 5, "vocabulary": 6},
+    "digest": "12ff4d8a1cca6c48",
+    "index": 0,
+    "x": [2, 2, 1, 5, 3, 2, 0, 2, 3, 3, 3, 5],
+    "y": [2, 1, 5, 3, 2, 4, 1, 3, 3, 3, 5, 2],
+}
+_TRY = {"V": 4, "n": 2, "l": 3, "e": 0.2, "L": 12, "seed": 0, "start": 0, "stop": 4}
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def media_type(self) -> str: ...
+
+
+def sample(choices: Sequence[_Named]) -> dict[str, Any]:
+    return _operation(
+        "One sample",
+        "One sample, readable. Without a seed one is drawn and told in the answer.",
+        query.SAMPLE_QUERY,
+        choices,
+        _EXAMPLE,
+    )
+
+
+def batches(choices: Sequence[_Named]) -> dict[str, Any]:
+    return _operation(
+        "A range of samples as a stream of batches",
+        "The samples [start, stop) in order: `metalm.v1.Batch` messages, each after its length "
+        "as a varint, or a JSON object a line.",
+        query.BATCHES_QUERY,
+        choices,
+        None,
+    )
+
+
+def describe() -> dict[str, Any]:
+    return {
+        "summary": "Generators, limits, version; with a spec, its token ids",
+        "openapi_extra": {"parameters": [_parameter(field) for field in SPEC_FIELDS]},
+        "responses": _error_responses(),
+    }
+
+
+def probe(summary: str) -> dict[str, Any]:
+    return {"summary": summary}
+
+
+def _operation(
+    summary: str,
+    description: str,
+    fields: Sequence[Field],
+    choices: Sequence[_Named],
+    example: object,
+) -> dict[str, Any]:
+    form = {
+        "name": "format",
+        "in": "query",
+        "description": "form of the answer; otherwise the Accept header tells",
+        "schema": {"enum": [choice.name for choice in choices]},
+    }
+    content: dict[str, Any] = {choice.media_type.partition(";")[0]: {} for choice in choices}
+    if example is not None:
+        content["application/json"] = {"example": example}
+    return {
+        "summary": summary,
+        "description": description,
+        "responses": {200: {"description": "The tokens", "content": content}, **_error_responses()},
+        "openapi_extra": {"parameters": [*map(_parameter, fields), form]},
+    }
+
+
+def _parameter(field: Field) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": _type(field)}
+    if issubclass(field.kind, StrEnum):
+        schema["enum"] = [str(member) for member in field.kind]
+    if field.default is not None:
+        schema["default"] = field.default
+    if field.lower is not None:
+        schema["exclusiveMinimum" if field.open_lower else "minimum"] = field.lower
+    if field.upper is not None:
+        schema["exclusiveMaximum" if field.open_upper else "maximum"] = field.upper
+    parameter = {"name": field.name, "in": "query", "description": field.doc, "schema": schema}
+    if field.name == "stop":
+        parameter["required"] = True
+    if field.name in _TRY:
+        parameter["example"] = _TRY[field.name]
+    return parameter
+
+
+def _type(field: Field) -> str:
+    return {int: "integer", float: "number", bool: "boolean"}.get(field.kind, "string")
+
+
+def _error_responses() -> dict[int | str, dict[str, Any]]:
+    """A response for each status in the error table that a request can meet."""
+    by_status: dict[int, list[str]] = {}
+    for error in errors.ERRORS:
+        by_status.setdefault(error.http_status, []).append(error.reason)
+    return {
+        status: {
+            "description": "A problem (RFC 9457), its reason one of " + ", ".join(reasons),
+            "content": {"application/problem+json": {}},
+        }
+        for status, reasons in by_status.items()
+        if status in (400, 404, 503)
+    }

@@ -1,0 +1,92 @@
+"""Both doors in one process, under one owner of signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import uvicorn
+
+from metalm_service.config import ServerConfig
+from metalm_service.core.engine import engine_name
+from metalm_service.grpc_server import GrpcServer
+from metalm_service.handler import VERSION, Handler
+from metalm_service.http_app import create_app
+
+_log = logging.getLogger(__name__)
+
+
+def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None:
+    """Serves until SIGTERM or SIGINT, then drains: new requests are refused, running ones get
+    `config.drain_timeout_s`. `announce` gets the line that says both addresses once it is ready.
+
+    Raises OSError if an address cannot be bound.
+    """
+    asyncio.run(_serve(config, announce))
+
+
+async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
+    handler = Handler(config)
+    listener = _listen(config.host, config.port)
+    with ThreadPoolExecutor(config.threads, "generate") as executor:
+        grpc_server = GrpcServer(handler, config)
+        http_server = _HttpServer(
+            uvicorn.Config(
+                create_app(handler, executor),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
+            )
+        )
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        grpc_server.start()
+        serving = asyncio.create_task(http_server.serve(sockets=[listener]))
+        warming = asyncio.create_task(asyncio.to_thread(handler.warm))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({serving, warming, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if warming.done() and not serving.done():
+            warming.result()
+            grpc_server.set_serving(True)
+            host = f"[{config.host}]" if ":" in config.host else config.host
+            port = listener.getsockname()[1]
+            announce(
+                f"metalm {VERSION} ready: http://{host}:{port} "
+                f"grpc://{host}:{grpc_server.port} ({engine_name()} engine)"
+            )
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        handler.drain()
+        stopped = grpc_server.stop(config.drain_timeout_s)
+        http_server.should_exit = True
+        await asyncio.to_thread(stopped.wait)
+        await serving
+        stopping.cancel()
+        await asyncio.wait({warming, stopping})
+
+
+class _HttpServer(uvicorn.Server):
+    """uvicorn without its signal handlers, which would stop the process under the drain."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    return listener
