@@ -1,0 +1,129 @@
+"""The HTTP door."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlencode
+
+import urllib3
+from urllib3.exceptions import HTTPError, TimeoutError
+
+from metalm_proto import query, wire
+from metalm_proto.batch import Batch
+from metalm_proto.description import Description
+from metalm_proto.errors import (
+    CorruptBatch,
+    DeadlineExceeded,
+    InternalError,
+    MetaLMError,
+    Unavailable,
+    from_reason,
+)
+from metalm_proto.spec import BatchRequest, Spec
+
+_LONGEST_PREFIX = 10
+_LARGEST_MESSAGE = 2**31
+"""protobuf's own limit; a longer length is not one."""
+
+
+class HttpTransport:
+    """A service at `http://` or `https://`.
+
+    `timeout_s`: to connect, and between any two pieces of an answer.
+    """
+
+    def __init__(self, url: str, *, timeout_s: float) -> None:
+        self._url = url.rstrip("/")
+        self._pool = urllib3.PoolManager(
+            maxsize=8,
+            retries=False,
+            timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
+        )
+
+    def batches(self, request: BatchRequest) -> Generator[Batch, None, None]:
+        with self._get("/batches", query.batches_pairs(request), wire.STREAM_MEDIA_TYPE) as answer:
+            for _ in request.ranges():
+                yield wire.decode_batch(_read(answer, _read_length(answer)))
+            if answer.read(1, decode_content=False):
+                raise CorruptBatch("the answer goes on after the last batch")
+
+    def describe(self, spec: Spec | None) -> Description:
+        with self._get("/describe", query.spec_pairs(spec), "application/json") as answer:
+            try:
+                return Description.from_dict(json.loads(answer.read()), spec)
+            except (ValueError, KeyError, TypeError) as error:
+                raise self._not_a_service(answer.status) from error
+
+    def close(self) -> None:
+        self._pool.clear()
+
+    @contextmanager
+    def _get(
+        self, path: str, pairs: list[tuple[str, str]], accept: str
+    ) -> Iterator[urllib3.BaseHTTPResponse]:
+        url = f"{self._url}{path}?{urlencode(pairs)}"
+        try:
+            answer = self._pool.request(
+                "GET", url, headers={"Accept": accept}, preload_content=False
+            )
+            try:
+                if answer.status != 200:
+                    raise self._error(answer)
+                if not answer.headers.get("Content-Type", "").startswith(accept.partition(";")[0]):
+                    raise self._not_a_service(answer.status)
+                yield answer
+                # Read to its end: the connection can be used again.
+                answer.release_conn()
+            finally:
+                answer.close()
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"{self._url}: {_reason(error)}") from error
+        except HTTPError as error:
+            raise Unavailable(f"{self._url}: {_reason(error)}") from error
+
+    def _error(self, answer: urllib3.BaseHTTPResponse) -> MetaLMError:
+        """The error that the service sent, or one for whatever else answered in its place."""
+        try:
+            problem = json.loads(answer.read(2**16))
+            details = {name: str(problem.get(name, "")) for name in ("field", "value", "bound")}
+            return from_reason(
+                problem["reason"], problem["detail"], details, problem.get("retry_after_s")
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            if answer.status in (429, 502, 503, 504):
+                return Unavailable(f"{self._url}: HTTP status {answer.status}")
+            return self._not_a_service(answer.status)
+
+    def _not_a_service(self, status: int) -> InternalError:
+        return InternalError(
+            f"{self._url} does not answer like a MetaLM service (HTTP status {status})"
+        )
+
+
+def _read_length(answer: urllib3.BaseHTTPResponse) -> int:
+    prefix = b""
+    while len(prefix) < _LONGEST_PREFIX and (not prefix or prefix[-1] >= 0x80):
+        prefix += _read(answer, 1)
+    length, _ = wire.read_varint(prefix, 0)
+    if length > _LARGEST_MESSAGE:
+        raise CorruptBatch(f"a batch of {length} bytes was announced")
+    return length
+
+
+def _read(answer: urllib3.BaseHTTPResponse, count: int) -> bytes:
+    """Exactly `count` bytes. Raises Unavailable if the answer ends before."""
+    data = answer.read(count, decode_content=False)
+    while len(data) < count:
+        piece = answer.read(count - len(data), decode_content=False)
+        if not piece:
+            raise Unavailable("the connection was closed in the middle of an answer")
+        data += piece
+    return data
+
+
+def _reason(error: HTTPError) -> str:
+    """The innermost cause, which is what can be acted on."""
+    reason = getattr(error, "reason", None)
+    return str(reason if reason is not None else error)

@@ -1,0 +1,32 @@
+"""The generator in the caller's own process: no server, the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from importlib.metadata import version
+
+from metalm_proto.batch import Batch
+from metalm_proto.description import Description
+from metalm_proto.spec import BatchRequest, Spec
+
+
+class InProcessTransport:
+    """Generates here: with numba if it is installed (`pip install '.[core]'`), else with numpy."""
+
+    def __init__(self) -> None:
+        # Not before it is asked for: a client of a service needs no generator.
+        from metalm_service.core import engine
+
+        self._engine = engine
+
+    def batches(self, request: BatchRequest) -> Generator[Batch, None, None]:
+        for first, size in request.ranges():
+            yield self._engine.make_batch(request, first, size)
+
+    def describe(self, spec: Spec | None) -> Description:
+        return Description(
+            version=version("metalm"), engine=self._engine.engine_name(), limits=None, spec=spec
+        )
+
+    def close(self) -> None:
+        """Nothing is held."""
