@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
 
 from metalm.transports.base import Transport, check_batch
 from metalm_proto.batch import Batch
 from metalm_proto.description import Limits
-from metalm_proto.errors import Unavailable
+from metalm_proto.errors import MetaLMError, Unavailable
 from metalm_proto.spec import BatchRequest
 
 _WINDOW_BYTES = 2**28
@@ -63,8 +64,14 @@ class BatchIterator(Iterator[Batch]):
     def close(self) -> None:
         """Ends the request that is under way; the iterator may go on, with a new one."""
         window, self._window = self._window, None
-        if window is not None:
-            window.close()
+        if window is None:
+            return
+        if self.position >= self._window_stop:
+            # Read to its very end, its connection can be used again. All samples are here and
+            # verified: what goes wrong now is of no matter.
+            with suppress(MetaLMError):
+                next(window, None)
+        window.close()
 
     def __enter__(self) -> BatchIterator:
         return self

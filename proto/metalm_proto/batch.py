@@ -94,5 +94,6 @@ def digest_of(x: Tokens, y: Tokens) -> int:
     """XXH3-64 of the bytes of x followed by those of y (little-endian, C order)."""
     state = xxhash.xxh3_64()
     for array in (x, y):
-        state.update(memoryview(np.ascontiguousarray(array, array.dtype.newbyteorder("<"))).cast("B"))
+        little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+        state.update(little.data.cast("B"))
     return state.intdigest()

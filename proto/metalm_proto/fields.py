@@ -106,9 +106,15 @@ class Field:
         return number + 0.0 if math.isfinite(number) else None  # -0.0 becomes 0.0
 
     def _within(self, value: Any) -> bool:
-        if self.lower is not None and (value < self.lower or self.open_lower and value == self.lower):
+        if self.lower is not None and (
+            value < self.lower or (self.open_lower and value == self.lower)
+        ):
             return False
-        return self.upper is None or value < self.upper or not self.open_upper and value == self.upper
+        return (
+            self.upper is None
+            or value < self.upper
+            or (not self.open_upper and value == self.upper)
+        )
 
 
 class _Verbatim(str):

@@ -14,8 +14,7 @@ from metalm_proto.batch import Batch, Language, Provenance
 def to_json(batch: Batch) -> str:
     """A batch as one JSON object on one line; x, y and provenance are lists of B rows."""
     fields = {
-        **_header(batch),
-        "first": batch.first,
+        **header(batch),
         "x": batch.x.tolist(),
         "y": batch.y.tolist(),
     }
@@ -27,8 +26,7 @@ def to_json(batch: Batch) -> str:
 def sample_to_json(batch: Batch) -> str:
     """A batch of one sample as JSON to be read: a field a line, x and y lists of L tokens."""
     fields = {
-        **_header(batch),
-        "index": batch.first,
+        **{"index" if name == "first" else name: value for name, value in header(batch).items()},
         "x": batch.x[0].tolist(),
         "y": batch.y[0].tolist(),
     }
@@ -37,7 +35,9 @@ def sample_to_json(batch: Batch) -> str:
         fields["provenance"] = {
             name: rows if name == "languages" else rows[0] for name, rows in nested.items()
         }
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items())
+    lines = ",\n".join(
+        f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in fields.items()
+    )
     return f"{{\n{lines}\n}}\n"
 
 
@@ -53,18 +53,20 @@ def to_text(batch: Batch) -> str:
 def to_npz(batch: Batch) -> bytes:
     """An npz with `x` and `y`, [B, L], and `metadata`, JSON that says which samples these are."""
     target = io.BytesIO()
-    metadata = json.dumps({**_header(batch), "first": batch.first})
+    metadata = json.dumps(header(batch))
     np.savez(target, x=batch.x, y=batch.y, metadata=np.array(metadata))
     return target.getvalue()
 
 
-def _header(batch: Batch) -> dict[str, Any]:
+def header(batch: Batch) -> dict[str, Any]:
+    """What says which samples these are, as plain JSON types."""
     spec = batch.spec
     return {
         "generator": batch.generator,
         "spec": spec.as_dict(),
         "seed": batch.seed,
         "split": str(batch.split),
+        "first": batch.first,
         "ids": spec.ids(),
         "digest": f"{batch.digest:016x}",
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, fields
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -72,13 +73,14 @@ def spec_to_message(spec: Spec) -> pb.Spec:
 
 def spec_from_message(message: pb.Spec) -> Spec:
     """Raises InvalidArgument."""
-    values = {
+    values: dict[str, Any] = {
         field.name: getattr(message, field.long_name)
         for field in SPEC_FIELDS
         if field.kind is not Profile and message.HasField(field.long_name)
     }
-    profile = _PROFILES.get(message.profile, message.profile)
-    return Spec(**values, profile=profile)
+    # A number that is no profile is refused by the spec, by name.
+    values["profile"] = _PROFILES.get(message.profile, message.profile)
+    return Spec(**values)
 
 
 def sample_request_to_message(request: BatchRequest) -> pb.SampleRequest:
@@ -236,9 +238,10 @@ def batch_from_response(data: bytes) -> Batch:
 
 
 def decode_batch(data: Buffer) -> Batch:
-    """The batch in a serialised `metalm.v1.Batch`; x and y are fresh, writable arrays.
+    """The batch in a serialised `metalm.v1.Batch`; x and y are writable.
 
-    Raises CorruptBatch if it is not one. The digest is not checked: see `Batch.verify`.
+    Where `data` is writable they are views of it, so give it away. The digest is not checked: see
+    `Batch.verify`. Raises CorruptBatch if it is no batch.
     """
     view = memoryview(data)
     arrays: dict[int, Buffer] = {_X: b"", _Y: b""}
@@ -252,29 +255,32 @@ def decode_batch(data: Buffer) -> Batch:
         start = end
     try:
         header = pb.Batch.FromString(b"".join(rest))
-        spec = spec_from_message(header.spec)
+        spec = _known_spec(header.spec.SerializeToString())
         if header.dtype not in _DTYPES or _DTYPES[header.dtype] != spec.dtype:
             raise CorruptBatch(f"batch: data type {header.dtype} does not belong to its spec")
         size, length = header.shape
         if length != spec.L or header.split not in _SPLITS:
             raise CorruptBatch("batch: shape or split does not belong to its spec")
-        # One buffer for both, so that a copy to a device may be a single one.
-        tokens = np.empty((2, size, length), spec.dtype)
-        for target, number in zip(tokens, (_X, _Y), strict=True):
-            target[...] = _array(arrays[number], spec.dtype, (size, length))
+        x, y = (_array(arrays[number], spec.dtype, (size, length)) for number in (_X, _Y))
         return Batch(
             spec=spec,
             seed=header.seed,
             split=_SPLITS[header.split],
             first=header.first,
-            x=tokens[0],
-            y=tokens[1],
+            x=x,
+            y=y,
             digest=header.digest,
             provenance=_provenance_from_message(header, spec.dtype),
             generator=header.generator,
         )
     except (DecodeError, ValueError, InvalidArgument) as error:
         raise CorruptBatch(f"not a batch: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _known_spec(data: bytes) -> Spec:
+    """A spec is the same in every batch of a stream: it is validated once."""
+    return spec_from_message(pb.Spec.FromString(data))
 
 
 def _provenance_to_message(provenance: Provenance) -> pb.Provenance:
@@ -298,14 +304,14 @@ def _provenance_from_message(header: pb.Batch, dtype: np.dtype[Any]) -> Provenan
     message, shape = header.provenance, tuple(header.shape)
     int32, uint8 = np.dtype("<i4"), np.dtype("|u1")
     return Provenance(
-        element=_array(message.element, int32, shape).copy(),
-        offset=_array(message.offset, int32, shape).copy(),
-        exposure=_array(message.exposure, int32, shape).copy(),
-        corruption=_array(message.corruption, uint8, shape).copy(),
+        element=_array(message.element, int32, shape),
+        offset=_array(message.offset, int32, shape),
+        exposure=_array(message.exposure, int32, shape),
+        corruption=_array(message.corruption, uint8, shape),
         languages=tuple(
             Language(
-                lengths=_array(language.lengths, int32, (-1,)).copy(),
-                tokens=_array(language.tokens, dtype, (-1,)).copy(),
+                lengths=_array(language.lengths, int32, (-1,)),
+                tokens=_array(language.tokens, dtype, (-1,)),
             )
             for language in message.languages
         ),
@@ -313,12 +319,14 @@ def _provenance_from_message(header: pb.Batch, dtype: np.dtype[Any]) -> Provenan
 
 
 def _array(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tokens:
-    return np.frombuffer(data, dtype).reshape(shape)
+    """The data as an array that may be written to; copied only where it must be."""
+    array = np.frombuffer(data, dtype).reshape(shape)
+    return array if array.flags.writeable and array.flags.aligned else array.copy()
 
 
 def _bytes_of(array: Tokens) -> memoryview:
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    return memoryview(little).cast("B")
+    return little.data.cast("B")
 
 
 def _scan(message: memoryview) -> Iterator[tuple[int, memoryview | None, int]]:

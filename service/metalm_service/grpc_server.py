@@ -76,7 +76,7 @@ class GrpcServer:
         )
         servicer = _Servicer(handler)
         # The generated servicer would serialise every batch twice: these give bytes.
-        methods = {
+        methods: dict[str, Any] = {
             "Describe": grpc.unary_unary_rpc_method_handler(
                 servicer.describe,
                 pb.DescribeRequest.FromString,
@@ -118,21 +118,21 @@ class GrpcServer:
         return self._server.stop(grace_s)
 
 
-class _CallEnded(Exception):
+class _CallEndedError(Exception):
     """The caller has gone or its deadline has passed: there is nobody to answer."""
 
 
 def _proceed_while(context: grpc.ServicerContext) -> Callable[[], None]:
     def proceed() -> None:
         if not context.is_active():
-            raise _CallEnded
+            raise _CallEndedError
 
     return proceed
 
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
     """Ends the call with the error's own code and details, and never with a defect's text."""
-    if isinstance(error, _CallEnded):
+    if isinstance(error, _CallEndedError):
         context.abort(grpc.StatusCode.CANCELLED, "the caller has gone")
     if not isinstance(error, errors.MetaLMError):
         _log.error("a call failed", exc_info=error)

@@ -63,9 +63,7 @@ class Handler:
             max_request_samples=self.config.max_request_samples,
             max_inflight_bytes=self.config.max_inflight_bytes,
         )
-        return Description(
-            version=VERSION, engine=engine.engine_name(), limits=limits, spec=spec
-        )
+        return Description(version=VERSION, engine=engine.engine_name(), limits=limits, spec=spec)
 
     def admit(self, request: BatchRequest) -> Admission:
         """Reserves what the request will need, before anything of it is allocated.

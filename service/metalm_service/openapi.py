@@ -29,12 +29,11 @@ _EXAMPLE = {
         "L": 12,
         "mask_ratio": 0.3,
         "profile": "metalm",
-        "language": None,
     },
     "seed": 0,
     "split": "train",
     "ids": {"mask": 0, "separator": 5, "vocabulary": 6},
-    "digest": "12ff4d8a1cca6c48",
+    "digest": "3a0e6a74bc2cc09d",
     "index": 0,
     "x": [2, 2, 1, 5, 3, 2, 0, 2, 3, 3, 3, 5],
     "y": [2, 1, 5, 3, 2, 4, 1, 3, 3, 3, 5, 2],
@@ -116,7 +115,12 @@ def _parameter(field: Field) -> dict[str, Any]:
         schema["exclusiveMinimum" if field.open_lower else "minimum"] = field.lower
     if field.upper is not None:
         schema["exclusiveMaximum" if field.open_upper else "maximum"] = field.upper
-    parameter = {"name": field.name, "in": "query", "description": field.doc, "schema": schema}
+    parameter: dict[str, Any] = {
+        "name": field.name,
+        "in": "query",
+        "description": field.doc,
+        "schema": schema,
+    }
     if field.name == "stop":
         parameter["required"] = True
     if field.name in _TRY:

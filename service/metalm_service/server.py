@@ -33,6 +33,8 @@ def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None
 async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
     handler = Handler(config)
     listener = _listen(config.host, config.port)
+    # gRPC does not say why it cannot listen, and prints lines of its own: so this is asked before.
+    _listen(config.host, config.grpc_port).close()
     with ThreadPoolExecutor(config.threads, "generate") as executor:
         grpc_server = GrpcServer(handler, config)
         http_server = _HttpServer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -40,7 +41,7 @@ class GrpcTransport:
             pb.DescribeResponse.FromString,
         )
         # Bytes come back: what is in them is decoded, and judged, in the caller's thread.
-        self._stream_batches = self._channel.unary_stream(
+        self._stream_batches: Any = self._channel.unary_stream(
             f"{_SERVICE}/StreamBatches", pb.StreamBatchesRequest.SerializeToString
         )
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlencode
 
+import numpy as np
 import urllib3
-from urllib3.exceptions import HTTPError, TimeoutError
+from urllib3 import exceptions
 
 from metalm_proto import query, wire
 from metalm_proto.batch import Batch
@@ -23,7 +25,8 @@ from metalm_proto.errors import (
 )
 from metalm_proto.spec import BatchRequest, Spec
 
-_LONGEST_PREFIX = 10
+_HEAD = 5
+"""The longest length prefix, and less than the shortest batch."""
 _LARGEST_MESSAGE = 2**31
 """protobuf's own limit; a longer length is not one."""
 
@@ -44,10 +47,10 @@ class HttpTransport:
 
     def batches(self, request: BatchRequest) -> Generator[Batch, None, None]:
         with self._get("/batches", query.batches_pairs(request), wire.STREAM_MEDIA_TYPE) as answer:
+            messages = _Messages(answer)
             for _ in request.ranges():
-                yield wire.decode_batch(_read(answer, _read_length(answer)))
-            if answer.read(1, decode_content=False):
-                raise CorruptBatch("the answer goes on after the last batch")
+                yield wire.decode_batch(messages.read())
+            messages.end()
 
     def describe(self, spec: Spec | None) -> Description:
         with self._get("/describe", query.spec_pairs(spec), "application/json") as answer:
@@ -66,7 +69,7 @@ class HttpTransport:
         url = f"{self._url}{path}?{urlencode(pairs)}"
         try:
             answer = self._pool.request(
-                "GET", url, headers={"Accept": accept}, preload_content=False
+                "GET", url, headers={"Accept": accept}, preload_content=False, decode_content=False
             )
             try:
                 if answer.status != 200:
@@ -78,9 +81,9 @@ class HttpTransport:
                 answer.release_conn()
             finally:
                 answer.close()
-        except TimeoutError as error:
+        except exceptions.TimeoutError as error:
             raise DeadlineExceeded(f"{self._url}: {_reason(error)}") from error
-        except HTTPError as error:
+        except exceptions.HTTPError as error:
             raise Unavailable(f"{self._url}: {_reason(error)}") from error
 
     def _error(self, answer: urllib3.BaseHTTPResponse) -> MetaLMError:
@@ -102,28 +105,36 @@ class HttpTransport:
         )
 
 
-def _read_length(answer: urllib3.BaseHTTPResponse) -> int:
-    prefix = b""
-    while len(prefix) < _LONGEST_PREFIX and (not prefix or prefix[-1] >= 0x80):
-        prefix += _read(answer, 1)
-    length, _ = wire.read_varint(prefix, 0)
-    if length > _LARGEST_MESSAGE:
-        raise CorruptBatch(f"a batch of {length} bytes was announced")
-    return length
+class _Messages:
+    """The length-delimited messages of an answer."""
 
+    def __init__(self, answer: urllib3.BaseHTTPResponse) -> None:
+        # Otherwise it would count as closed, and refuse to be read, at its last byte.
+        answer.auto_close = False
+        self._stream = io.BufferedReader(answer, 2**16)
 
-def _read(answer: urllib3.BaseHTTPResponse, count: int) -> bytes:
-    """Exactly `count` bytes. Raises Unavailable if the answer ends before."""
-    data = answer.read(count, decode_content=False)
-    while len(data) < count:
-        piece = answer.read(count - len(data), decode_content=False)
-        if not piece:
+    def read(self) -> memoryview:
+        """The next message, in memory of its own that batches may keep."""
+        head = self._stream.read(_HEAD)
+        length, begin = wire.read_varint(head, 0)
+        rest = head[begin:]
+        if not len(rest) <= length <= _LARGEST_MESSAGE:
+            raise CorruptBatch(f"a batch of {length} bytes was announced")
+        message = np.empty(length, np.uint8).data
+        message[: len(rest)] = rest
+        if self._stream.readinto(message[len(rest) :]) < length - len(rest):
             raise Unavailable("the connection was closed in the middle of an answer")
-        data += piece
-    return data
+        return message
+
+    def end(self) -> None:
+        """Raises CorruptBatch if more was sent than was asked for."""
+        if self._stream.read(1):
+            raise CorruptBatch("the answer goes on after the last batch")
+        # Otherwise the reader would take the connection with it when it goes.
+        self._stream.detach()
 
 
-def _reason(error: HTTPError) -> str:
+def _reason(error: exceptions.HTTPError) -> str:
     """The innermost cause, which is what can be acted on."""
     reason = getattr(error, "reason", None)
     return str(reason if reason is not None else error)

@@ -46,7 +46,7 @@ class MetaLMServiceStub(object):
                 request_serializer=metalm__proto_dot_v1_dot_metalm__pb2.SampleRequest.SerializeToString,
                 response_deserializer=metalm__proto_dot_v1_dot_metalm__pb2.SampleResponse.FromString,
                 _registered_method=True)
-        self.StreamBatches = channel.unary_unary(
+        self.StreamBatches = channel.unary_stream(
                 '/metalm.v1.MetaLMService/StreamBatches',
                 request_serializer=metalm__proto_dot_v1_dot_metalm__pb2.StreamBatchesRequest.SerializeToString,
                 response_deserializer=metalm__proto_dot_v1_dot_metalm__pb2.StreamBatchesResponse.FromString,
@@ -95,7 +95,7 @@ def add_MetaLMServiceServicer_to_server(servicer, server):
                     request_deserializer=metalm__proto_dot_v1_dot_metalm__pb2.SampleRequest.FromString,
                     response_serializer=metalm__proto_dot_v1_dot_metalm__pb2.SampleResponse.SerializeToString,
             ),
-            'StreamBatches': grpc.unary_unary_rpc_method_handler(
+            'StreamBatches': grpc.unary_stream_rpc_method_handler(
                     servicer.StreamBatches,
                     request_deserializer=metalm__proto_dot_v1_dot_metalm__pb2.StreamBatchesRequest.FromString,
                     response_serializer=metalm__proto_dot_v1_dot_metalm__pb2.StreamBatchesResponse.SerializeToString,
@@ -178,7 +178,7 @@ class MetaLMService(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/metalm.v1.MetaLMService/StreamBatches',

@@ -17,12 +17,12 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numba
 import numpy as np
 from numba import int64, uint32, uint64
-from numpy.typing import NDArray
 
 from metalm_proto.batch import Tokens
 from metalm_proto.spec import Profile, Spec, Split
@@ -198,14 +198,15 @@ def generate(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> No
 @lru_cache(maxsize=1)
 def compiled() -> Callable[..., None]:
     """The kernel; compiled once for each dtype, and kept on disk where that is possible."""
-    before = numba.config.CACHE_DIR
+    config: Any = numba.config
+    before = config.CACHE_DIR
     try:
-        numba.config.CACHE_DIR = _usable_cache(before)
+        config.CACHE_DIR = _usable_cache(before)
         return numba.njit(nogil=True, error_model="numpy", cache=True)(_generate)
     except RuntimeError:  # numba found no place to write to: a locked container
         return numba.njit(nogil=True, error_model="numpy")(_generate)
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
 
 
 def _usable_cache(directory: str) -> str:
@@ -213,7 +214,7 @@ def _usable_cache(directory: str) -> str:
 
     numba uses no cache that it could not write to.
     """
-    if not directory or not os.path.isdir(directory) or os.access(directory, os.W_OK):
+    if not directory or not Path(directory).is_dir() or os.access(directory, os.W_OK):
         return directory
     try:
         copy = tempfile.mkdtemp(prefix="metalm-kernels-")

@@ -63,7 +63,8 @@ def words_at(tag: int, positions: NDArray[Any], *, seed: int, index: int) -> Wor
     q, r = np.divmod(positions.astype(np.uint64), np.uint64(64))
     lane, block = np.divmod(r, np.uint64(16))
     lanes = _lanes(np.uint64(16) * q + block, tag, seed, index)
-    return np.take_along_axis(lanes, lane[np.newaxis].astype(np.intp), axis=0)[0]
+    chosen: Words = np.take_along_axis(lanes, lane[np.newaxis].astype(np.intp), axis=0)[0]
+    return chosen
 
 
 def _lanes(blocks: NDArray[np.uint64], tag: int, seed: int, index: int) -> Words:

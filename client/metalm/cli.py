@@ -1,0 +1,188 @@
+"""The command `metalm`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from metalm.client import MetaLMClient
+from metalm.files import WRITERS, write
+from metalm_proto import formats
+from metalm_proto.errors import InvalidArgument, MetaLMError
+from metalm_proto.fields import U64, Field
+from metalm_proto.spec import GENERATOR, INDEX, SEED, SPEC_FIELDS, SPLIT, START, Spec
+
+_SAMPLES = Field(name="samples", default=100, lower=1, upper=U64, doc="samples to write")
+_SAMPLE_FORMATS: dict[str, Callable[..., str]] = {
+    "json": formats.sample_to_json,
+    "text": formats.to_text,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, 1 for a failure, 2 for wrong usage."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except InvalidArgument as error:
+        return _failed(error, 2)
+    except BrokenPipeError:
+        # The reader has enough (`metalm sample | head`). Nothing more can be written, not even
+        # what Python would flush on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except KeyboardInterrupt:
+        return 130
+    except ModuleNotFoundError as error:
+        return _failed(f"{error}; install what it needs with: pip install '.[service]'", 1)
+    except OSError as error:
+        return _failed(error.strerror or error, 1)
+    except MetaLMError as error:
+        return _failed(error, 1)
+    return 0
+
+
+def _failed(error: object, status: int) -> int:
+    print(f"metalm: {error}", file=sys.stderr)
+    return status
+
+
+def _serve(options: argparse.Namespace) -> None:
+    # The service is imported by the commands that are the service, and by no other.
+    from metalm_service.config import ServerConfig
+    from metalm_service.server import serve
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    config = ServerConfig.load(vars(options), os.environ)
+    serve(config, lambda line: print(line, flush=True))
+
+
+def _warm(options: argparse.Namespace) -> None:
+    from metalm_service.core import engine
+
+    engine.warm()
+
+
+def _sample(options: argparse.Namespace) -> None:
+    with MetaLMClient(options.url) as client:
+        batch = client.sample(
+            _parsed(INDEX, options),
+            seed=_parsed(SEED, options),
+            split=_parsed(SPLIT, options),
+            provenance=options.provenance,
+            spec=_spec(options),
+        )
+    sys.stdout.write(_SAMPLE_FORMATS[options.format](batch))
+
+
+def _generate(options: argparse.Namespace) -> None:
+    # As an exception, so that the half-written file is taken away.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    start, samples = _parsed(START, options), _parsed(_SAMPLES, options)
+    with (
+        MetaLMClient(options.url) as client,
+        client.batches(
+            spec=_spec(options),
+            seed=_parsed(SEED, options),
+            split=_parsed(SPLIT, options),
+            start=start,
+            stop=start + samples,
+            batch_size=min(32, samples),
+        ) as batches,
+    ):
+        if options.seed is None:
+            print(f"metalm: seed {batches.seed}", file=sys.stderr)
+        write(batches, samples, options.output, options.format)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from metalm.bench import run
+
+    run(quick=options.quick)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="metalm",
+        description="Seeded MetaLM batches for research in lifelong in-context learning.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"metalm {version('metalm')} ({GENERATOR})"
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(run=run)
+        return added
+
+    serving = command("serve", _serve, "Serve batches over HTTP and gRPC.")
+    try:
+        from metalm_service.config import ServerConfig
+    except ModuleNotFoundError:  # the files of the service were left out on purpose
+        pass
+    else:
+        ServerConfig.add_flags(serving)
+
+    command("warm", _warm, "Compile the kernels and keep them for the next start.")
+
+    sampling = command("sample", _sample, "Print one sample.")
+    _add_stream_flags(sampling)
+    _add_flag(sampling, INDEX)
+    sampling.add_argument("--format", choices=_SAMPLE_FORMATS, default="json")
+    sampling.add_argument("--provenance", action="store_true", help="add where tokens come from")
+
+    generating = command("generate", _generate, "Write samples to a file, as MetaGym does.")
+    _add_stream_flags(generating)
+    _add_flag(generating, START)
+    _add_flag(generating, _SAMPLES)
+    generating.add_argument(
+        "--output", metavar="FILE", help="file to write; standard output if absent or -"
+    )
+    generating.add_argument("--format", choices=WRITERS, default="text")
+
+    benching = command("bench", _bench, "Measure the speed of this machine's generator and doors.")
+    benching.add_argument("--quick", action="store_true", help="fewer repetitions, less certain")
+    return parser
+
+
+def _add_stream_flags(parser: argparse.ArgumentParser) -> None:
+    for field in (*SPEC_FIELDS, SEED, SPLIT):
+        _add_flag(parser, field)
+    parser.add_argument(
+        "--url",
+        default="inprocess:",
+        help="service to ask, http(s):// or grpc(s)://; by default this process generates",
+    )
+
+
+def _add_flag(parser: argparse.ArgumentParser, field: Field) -> None:
+    """`-V` for names of one letter; `--vocab_size`, as MetaGym spells it, and `--vocab-size`."""
+    short = [f"-{field.name}"] if len(field.name) == 1 else []
+    long = dict.fromkeys((f"--{field.long_name}", f"--{field.long_name.replace('_', '-')}"))
+    default = "" if field.default is None else f" [{field.default}]"
+    parser.add_argument(
+        *short,
+        *long,
+        dest=field.name,
+        metavar="X" if field.kind is float else "N" if field.kind is int else "NAME",
+        help=field.doc + default,
+    )
+
+
+def _parsed(field: Field, options: argparse.Namespace) -> Any:
+    text = getattr(options, field.name)
+    return field.default if text is None else field.parse(text)
+
+
+def _spec(options: argparse.Namespace) -> Spec:
+    return Spec(**{field.name: _parsed(field, options) for field in SPEC_FIELDS})

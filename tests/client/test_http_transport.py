@@ -1,0 +1,190 @@
+"""The HTTP client against servers that are not what they should be."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from metalm import (
+    CorruptBatch,
+    DeadlineExceeded,
+    InternalError,
+    MetaLMClient,
+    Spec,
+    Unavailable,
+)
+from metalm.transports.http import HttpTransport
+from metalm_proto import wire
+from metalm_proto.spec import BatchRequest
+
+ARGUMENTS: dict[str, Any] = {"spec": Spec(L=50), "seed": 1, "stop": 6, "batch_size": 2}
+DESCRIPTION = json.dumps(MetaLMClient().describe().as_dict()).encode()
+REQUEST = BatchRequest(spec=Spec(L=50), seed=1, stop=6, batch_size=2)
+
+
+def true_body() -> bytes:
+    batches = MetaLMClient().batches(**ARGUMENTS)
+    return b"".join(b"".join(wire.length_prefixed(wire.encode_batch(b))) for b in batches)
+
+
+@contextmanager
+def answering(raw: bytes, *, hang: bool = False) -> Iterator[str]:
+    """A server on a real socket that answers every connection with these bytes."""
+    done = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            self.request.sendall(raw)
+            if hang:
+                done.wait(30)
+
+    try:
+        with serving(Handler) as url:
+            yield url
+    finally:
+        done.set()
+
+
+@contextmanager
+def serving(handler: type[socketserver.BaseRequestHandler]) -> Iterator[str]:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def response(
+    body: bytes, status: str = "200 OK", media_type: str = wire.STREAM_MEDIA_TYPE
+) -> bytes:
+    head = f"HTTP/1.1 {status}\r\nContent-Type: {media_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def read_all(url: str, timeout_s: float = 10) -> list[int]:
+    transport = HttpTransport(url, timeout_s=timeout_s)
+    try:
+        found = []
+        for batch in transport.batches(REQUEST):
+            batch.verify()
+            found.append(batch.digest)
+        return found
+    finally:
+        transport.close()
+
+
+def test_the_true_answer_is_read() -> None:
+    with answering(response(true_body())) as url:
+        assert len(read_all(url)) == 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.34, 0.5, 0.9, 0.999])
+def test_a_cut_anywhere_is_unavailable(share: float) -> None:
+    whole = response(true_body())
+    cut = whole[: whole.index(b"\r\n\r\n") + 4 + int(share * len(true_body()))]
+    with answering(cut) as url, pytest.raises(Unavailable):
+        read_all(url)
+
+
+def test_a_chunked_answer_is_read_and_its_cut_noticed() -> None:
+    body = true_body()
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {wire.STREAM_MEDIA_TYPE}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunks = b"".join(
+        b"%x\r\n%s\r\n" % (len(body[i : i + 77]), body[i : i + 77]) for i in range(0, len(body), 77)
+    )
+    with answering(head.encode() + chunks + b"0\r\n\r\n") as url:
+        assert len(read_all(url)) == 3
+    with answering(head.encode() + chunks[:-40]) as url, pytest.raises(Unavailable):
+        read_all(url)
+
+
+def test_silence_ends_with_the_deadline() -> None:
+    whole = response(true_body())
+    for raw in (b"", whole[: len(whole) // 2]):
+        with answering(raw, hang=True) as url, pytest.raises(DeadlineExceeded):
+            read_all(url, timeout_s=0.3)
+
+
+def test_a_flipped_bit_anywhere_is_found() -> None:
+    """Every position of a short answer, each through a real socket.
+
+    A flip that hides a field whose value is the default changes nothing: then the batches must be
+    the true ones.
+    """
+    body = true_body()
+    true = [batch.digest for batch in MetaLMClient().batches(**ARGUMENTS)]
+    current = b""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while line := self.rfile.readline():
+                path = line.split()[1]
+                while self.rfile.readline().strip():
+                    pass
+                asked = b"/describe" in path
+                media_type = "application/json" if asked else wire.STREAM_MEDIA_TYPE
+                self.wfile.write(response(DESCRIPTION if asked else current, media_type=media_type))
+
+    found = 0
+    with serving(Handler) as url, MetaLMClient(url, timeout_s=5) as client:
+        for position in range(len(body)):
+            altered = bytearray(body)
+            altered[position] ^= 1 << position % 8
+            current = bytes(altered)
+            try:
+                digests = [batch.digest for batch in client.batches(**ARGUMENTS)]
+            except (CorruptBatch, Unavailable):
+                found += 1
+            else:
+                assert digests == true, position
+    assert found > 0.95 * len(body)
+
+
+@pytest.mark.parametrize(
+    ("raw", "error"),
+    [
+        (response(b"<html>gateway</html>", "502 Bad Gateway", "text/html"), Unavailable),
+        (response(b"slow down", "429 Too Many Requests", "text/plain"), Unavailable),
+        (response(b"<html>hello</html>", "200 OK", "text/html"), InternalError),
+        (response(b"no", "404 Not Found", "text/plain"), InternalError),
+        (response(b"[1]", "400 Bad Request", "application/problem+json"), InternalError),
+        (response(true_body() + true_body()), CorruptBatch),
+        (response(b"\xff" * 100), CorruptBatch),
+        (response(b"\xff\xff\xff\xff\x7f" + b"0" * 100), CorruptBatch),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", Unavailable),
+        (b"", Unavailable),
+    ],
+)
+def test_what_is_no_service_is_told(raw: bytes, error: type[Exception]) -> None:
+    with answering(raw) as url, pytest.raises(error):
+        read_all(url)
+
+
+def test_connections_are_used_again() -> None:
+    connections = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            connections.append(self.client_address)
+            while self.rfile.readline():
+                while self.rfile.readline().strip():
+                    pass
+                self.wfile.write(response(true_body()))
+
+    with serving(Handler) as url:
+        transport = HttpTransport(url, timeout_s=10)
+        for _ in range(5):
+            assert sum(1 for _ in transport.batches(REQUEST)) == 3
+        transport.close()
+    assert len(connections) == 1

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+
+from tests.service_process import Service, running
+
+hypothesis.settings.register_profile("metalm", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("metalm")
+
+
+@pytest.fixture(scope="session")
+def service() -> Iterator[Service]:
+    """A running service, shared: tests leave it as they found it."""
+    with running() as process:
+        yield process
+
+
+@pytest.fixture(params=["inprocess", "http", "grpc"])
+def url(request: pytest.FixtureRequest) -> str:
+    """Each door in turn: in process, and the doors of a real server.
+
+    METALM_TEST_URLS ("http://… grpc://…") names a server that runs elsewhere, say in a container.
+    """
+    if request.param == "inprocess":
+        return "inprocess:"
+    for given in os.environ.get("METALM_TEST_URLS", "").split():
+        if given.startswith(request.param):
+            return given
+    running_service: Service = request.getfixturevalue("service")
+    return running_service.http if request.param == "http" else running_service.grpc

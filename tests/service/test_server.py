@@ -1,0 +1,247 @@
+"""Start, limits, drain and stop of the process."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import grpc
+import pytest
+import urllib3
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.service_process import Service, metalm, running
+
+from metalm import LimitExceeded, MetaLMClient, MetaLMError, Overloaded, Unavailable
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Service]:
+    """A service with room for two streams of 1 MiB batches."""
+    with running(
+        "--max-message-bytes", "1048576", "--max-inflight-bytes", "4194304",
+        "--max-requests", "3", "--max-request-samples", "4096",
+    ) as service:  # fmt: skip
+        yield service
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_limits_hold_for_both_doors(small: Service, door: str) -> None:
+    with MetaLMClient(getattr(small, door)) as client:
+        client.batch(L=2**14, batch_size=32, seed=1)
+        with pytest.raises(LimitExceeded, match="1048576"):
+            client.batch(L=2**14, batch_size=33, seed=1)
+        # The client cuts a long range to what this server takes at a time.
+        assert sum(1 for _ in client.batches(L=8, seed=1, batch_size=100, stop=9000)) == 90
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_bytes_in_flight_are_bounded_and_given_back(small: Service, door: str) -> None:
+    arguments = {"L": 2**14, "batch_size": 32, "seed": 1}
+    with MetaLMClient(getattr(small, door)) as client:
+        streams = [client.batches(**arguments) for _ in range(2)]
+        for stream in streams:
+            next(stream)
+        with pytest.raises(Overloaded) as caught:
+            client.batch(**arguments)
+        assert caught.value.retryable
+        assert caught.value.retry_after_s == 1.0
+        for stream in streams:
+            stream.close()
+        assert eventually(lambda: client.batch(**arguments)) is not None
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_requests_at_one_time_are_bounded(small: Service, door: str) -> None:
+    with MetaLMClient(getattr(small, door)) as client:
+        # Large enough in all that the server cannot have sent everything before it is asked again.
+        streams = [client.batches(L=2**10, batch_size=32, seed=1, stop=4096) for _ in range(4)]
+        with pytest.raises(Overloaded, match="3 requests"):
+            for stream in streams:
+                next(stream)
+        for stream in streams:
+            stream.close()
+        assert eventually(lambda: client.sample(L=5, seed=1)) is not None
+
+
+def eventually(call: object, timeout_s: float = 20) -> object:
+    """What the call gives once the server has room again."""
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            return call()  # type: ignore[operator]
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_an_idle_service_with_zero(number: signal.Signals) -> None:
+    with running() as service:
+        assert service.stop(number) == 0
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_a_running_stream_is_finished_before_the_end(door: str) -> None:
+    with running() as service, MetaLMClient(getattr(service, door)) as client:
+        batches = client.batches(L=2**14, batch_size=32, seed=1, count=100)
+        first = next(batches)
+        service.process.send_signal(signal.SIGTERM)
+        assert len(list(batches)) == 99
+        assert first.first == 0
+        assert service.process.wait(20) == 0
+
+
+def test_while_draining_new_requests_are_refused_and_probes_say_so() -> None:
+    with running() as service:
+        channel = grpc.insecure_channel(service.grpc.removeprefix("grpc://"))
+        health = health_pb2_grpc.HealthStub(channel)
+        watch = health.Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        with MetaLMClient(service.http) as client:
+            held = client.batches(L=2**14, batch_size=32, seed=1, count=100)
+            next(held)
+            service.process.send_signal(signal.SIGTERM)
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            with MetaLMClient(service.http) as other, pytest.raises(Unavailable):
+                other.sample(L=5)
+            with MetaLMClient(service.grpc) as other, pytest.raises(Unavailable):
+                other.sample(L=5)
+            assert len(list(held)) == 99
+        channel.close()
+        assert service.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_a_reader_that_never_reads_does_not_hold_up_the_end(door: str) -> None:
+    with running("--drain-timeout-s", "1") as service:
+        with MetaLMClient(getattr(service, door)) as client:
+            stalled = client.batches(L=2**14, batch_size=32, seed=1)
+            next(stalled)
+            began = time.monotonic()
+            assert service.stop() == 0
+            assert time.monotonic() - began < 15
+            with pytest.raises(MetaLMError):
+                for _ in range(1000):
+                    next(stalled)
+
+
+def test_the_service_answers_while_its_kernels_compile(tmp_path: object) -> None:
+    """Alive at once, ready later: a cold cache must not look like a dead process."""
+    port = free_port()
+    process = metalm(
+        "serve", "--port", str(port), "--grpc-port", "0", NUMBA_CACHE_DIR=str(tmp_path)
+    )
+    try:
+        pool = urllib3.PoolManager(retries=False, timeout=20)
+        base = f"http://127.0.0.1:{port}"
+        statuses = set()
+        until = time.monotonic() + 60
+        while time.monotonic() < until and 200 not in statuses:
+            try:
+                assert pool.request("GET", f"{base}/healthz").status == 200
+            except urllib3.exceptions.HTTPError:
+                time.sleep(0.01)
+                continue
+            answer = pool.request("GET", f"{base}/readyz")
+            statuses.add(answer.status)
+            if answer.status == 503 and len(statuses) == 1:
+                refused = pool.request("GET", f"{base}/sample?L=5")
+                assert refused.status in (200, 503)
+                if refused.status == 503:
+                    assert refused.json()["reason"] == "STARTING"
+                    assert refused.headers["Retry-After"] == "1"
+        assert statuses == {503, 200}
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_a_signal_during_the_start_ends_it_too(tmp_path: object) -> None:
+    port = free_port()
+    process = metalm(
+        "serve", "--port", str(port), "--grpc-port", "0", NUMBA_CACHE_DIR=str(tmp_path)
+    )
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        except OSError:
+            time.sleep(0.01)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "named"),
+    [
+        (["--port", "65536"], {}, ["--port", "65536", "65535"]),
+        (["--port", "http"], {}, ["--port", "http"]),
+        (["--grpc-port", "-1"], {}, ["--grpc-port", "-1"]),
+        ([], {"METALM_PORT": "x"}, ["METALM_PORT", "x", "65535"]),
+        ([], {"METALM_MAX_MESSAGE_BYTES": "0"}, ["METALM_MAX_MESSAGE_BYTES", "0", "1024"]),
+        (["--max-inflight-bytes", "4096"], {}, ["max_inflight_bytes", "4096", "max_message_bytes"]),
+        (["--drain-timeout-s", "nan"], {}, ["--drain-timeout-s", "nan", "3600"]),
+        (["--threads", "0"], {}, ["--threads", "0", "1024"]),
+        (["--host", "203.0.113.1"], {}, ["203.0.113.1"]),
+        (["--host", "not a host"], {}, ["not a host"]),
+        (["--host", ""], {}, ["host"]),
+    ],
+    ids=str,
+)
+def test_a_broken_configuration_ends_the_start_with_one_line(
+    arguments: list[str], environment: dict[str, str], named: list[str]
+) -> None:
+    process = metalm("serve", *arguments, **environment)
+    output, errors = process.communicate(timeout=30)
+    assert process.returncode in (1, 2)
+    assert output == ""
+    assert len(errors.splitlines()) == 1, errors
+    for part in named:
+        assert part in errors
+
+
+def test_a_port_in_use_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        for flag, other in (("--port", "--grpc-port"), ("--grpc-port", "--port")):
+            process = metalm("serve", flag, port, other, "0")
+            _, errors = process.communicate(timeout=30)
+            assert process.returncode == 1
+            assert port in errors
+            assert len(errors.splitlines()) == 1, errors
+
+
+def test_flags_come_before_the_environment() -> None:
+    with running(METALM_PORT="1", METALM_MAX_REQUEST_SAMPLES="7") as service:
+        answer = urllib3.request("GET", f"{service.http}/describe").json()
+        assert answer["limits"]["max_request_samples"] == 7
+
+
+def test_many_clients_at_once_all_get_their_bytes(service: Service) -> None:
+    twin = [b.digest for b in MetaLMClient().batches(L=512, seed=4, count=20)]
+    found: list[list[int]] = []
+
+    def run(url: str) -> None:
+        with MetaLMClient(url) as client:
+            found.append([b.digest for b in client.batches(L=512, seed=4, count=20)])
+
+    threads = [
+        threading.Thread(target=run, args=(url,)) for url in (service.http, service.grpc) * 6
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [twin] * 12
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])

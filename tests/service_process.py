@@ -1,0 +1,76 @@
+"""A real `metalm serve` in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import Queue
+
+READY = re.compile(r"metalm \S+ ready: (http://\S+) (grpc://\S+) \((\w+) engine\)")
+START_TIMEOUT_S = 60
+
+
+@dataclass
+class Service:
+    """The process, the two addresses it told, and the lines it printed."""
+
+    process: subprocess.Popen[str]
+    http: str
+    grpc: str
+    lines: list[str] = field(default_factory=list)
+
+    def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout_s)
+
+
+def metalm(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """The command `metalm`, with its output in pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "metalm", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+
+
+@contextmanager
+def running(*flags: str, **environment: str) -> Iterator[Service]:
+    """A service on free ports that is ready; killed at the end if it still runs."""
+    process = metalm("serve", "--port", "0", "--grpc-port", "0", *flags, **environment)
+    lines: list[str] = []
+    printed: Queue[str] = Queue()
+
+    def drain(stream: object) -> None:
+        for line in stream:  # type: ignore[attr-defined]
+            lines.append(line)
+            printed.put(line)
+        printed.put("")
+
+    readers = [
+        threading.Thread(target=drain, args=(stream,), daemon=True)
+        for stream in (process.stdout, process.stderr)
+    ]
+    for reader in readers:
+        reader.start()
+    try:
+        while not (match := READY.search(printed.get(timeout=START_TIMEOUT_S))):
+            if process.poll() is not None:
+                raise RuntimeError("".join(lines))
+        yield Service(process, match[1], match[2], lines)
+    finally:
+        process.kill()
+        process.wait()
+        for reader in readers:
+            reader.join(5)
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
