@@ -60,7 +60,11 @@ def _serve(options: argparse.Namespace) -> None:
     from metalm_service.config import ServerConfig
     from metalm_service.server import serve
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    # A reader that goes away in the middle of a stream is no event: it is how iterators are left.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     config = ServerConfig.load(vars(options), os.environ)
     serve(config, lambda line: print(line, flush=True))
 
@@ -104,7 +108,7 @@ def _generate(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from metalm.bench import run
+    from metalm.bench.suite import run
 
     run(quick=options.quick)
 

@@ -65,12 +65,13 @@ class HttpTransport:
     @contextmanager
     def _get(
         self, path: str, pairs: list[tuple[str, str]], accept: str
-    ) -> Iterator[urllib3.BaseHTTPResponse]:
+    ) -> Iterator[urllib3.HTTPResponse]:
         url = f"{self._url}{path}?{urlencode(pairs)}"
         try:
             answer = self._pool.request(
                 "GET", url, headers={"Accept": accept}, preload_content=False, decode_content=False
             )
+            assert isinstance(answer, urllib3.HTTPResponse)  # no other exists with HTTP/1.1
             try:
                 if answer.status != 200:
                     raise self._error(answer)
@@ -86,7 +87,7 @@ class HttpTransport:
         except exceptions.HTTPError as error:
             raise Unavailable(f"{self._url}: {_reason(error)}") from error
 
-    def _error(self, answer: urllib3.BaseHTTPResponse) -> MetaLMError:
+    def _error(self, answer: urllib3.HTTPResponse) -> MetaLMError:
         """The error that the service sent, or one for whatever else answered in its place."""
         try:
             problem = json.loads(answer.read(2**16))
@@ -108,7 +109,7 @@ class HttpTransport:
 class _Messages:
     """The length-delimited messages of an answer."""
 
-    def __init__(self, answer: urllib3.BaseHTTPResponse) -> None:
+    def __init__(self, answer: urllib3.HTTPResponse) -> None:
         # Otherwise it would count as closed, and refuse to be read, at its last byte.
         answer.auto_close = False
         self._stream = io.BufferedReader(answer, 2**16)

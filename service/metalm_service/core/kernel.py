@@ -22,7 +22,9 @@ from typing import Any
 
 import numba
 import numpy as np
-from numba import int64, uint32, uint64
+from numba import int64, types, uint32, uint64
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from metalm_proto.batch import Tokens
 from metalm_proto.spec import Profile, Spec, Split
@@ -37,7 +39,40 @@ _ORDER, _NOISE = np.uint32(Purpose.ORDER), np.uint32(Purpose.NOISE)
 _32 = np.uint64(32)
 _BLOCK = 64
 
-_jit = numba.njit(nogil=True, error_model="numpy")
+_jit = numba.njit(nogil=True, error_model="numpy", forceinline=True)
+
+
+@intrinsic
+def _copy(typing, target, begin, source, first, count):  # type: ignore[no-untyped-def]
+    """target[begin : begin + count] = source[first : first + count], which do not overlap.
+
+    As numba cannot know that they do not, it would copy a token at a time.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        target, begin, source, first, count = arguments
+        to = context.make_array(signature.args[0])(context, builder, target).data
+        of = context.make_array(signature.args[2])(context, builder, source).data
+        size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
+        to, of = builder.gep(to, [begin]), builder.gep(of, [first])
+        cgutils.raw_memcpy(builder, to, of, count, size)  # type: ignore[no-untyped-call]
+        return context.get_dummy_value()
+
+    return types.void(target, types.intp, source, types.intp, types.intp), generate
+
+
+@_jit
+def _philox(block, tag, index, key):  # type: ignore[no-untyped-def]
+    """The four words of one block."""
+    c0, c1 = uint32(block), uint32(tag)
+    c2, c3 = uint32(index), uint32(index >> _32)
+    k0, k1 = uint32(key), uint32(key >> _32)
+    for _ in range(ROUNDS):
+        p0, p1 = uint64(c0) * _M0, uint64(c2) * _M1
+        c0, c1 = uint32(p1 >> _32) ^ c1 ^ k0, uint32(p1)
+        c2, c3 = uint32(p0 >> _32) ^ c3 ^ k1, uint32(p0)
+        k0, k1 = uint32(k0 + _STEP0), uint32(k1 + _STEP1)
+    return c0, c1, c2, c3
 
 
 @_jit
@@ -45,15 +80,20 @@ def _fill_words(words, key, tag, index, group):  # type: ignore[no-untyped-def]
     """words[0:64] = word(tag, 64 group + (0 .. 63))."""
     first_block = uint32(16 * group)
     for r in range(16):
-        c0, c1 = uint32(first_block + uint32(r)), uint32(tag)
-        c2, c3 = uint32(index), uint32(index >> _32)
-        k0, k1 = uint32(key), uint32(key >> _32)
-        for _ in range(ROUNDS):
-            p0, p1 = uint64(c0) * _M0, uint64(c2) * _M1
-            c0, c1 = uint32(p1 >> _32) ^ c1 ^ k0, uint32(p1)
-            c2, c3 = uint32(p0 >> _32) ^ c3 ^ k1, uint32(p0)
-            k0, k1 = uint32(k0 + _STEP0), uint32(k1 + _STEP1)
+        c0, c1, c2, c3 = _philox(uint32(first_block + uint32(r)), tag, index, key)
         words[r], words[r + 16], words[r + 32], words[r + 48] = c0, c1, c2, c3
+
+
+@_jit
+def _fill_words_at(words, elements, key, tag, index):  # type: ignore[no-untyped-def]
+    """words[0:64] = word(tag, p) for the 64 positions p in elements[0:64]."""
+    for r in range(_BLOCK):
+        p = elements[r]
+        block = uint32(uint32(uint32(p >> uint32(6)) << uint32(4)) | uint32(p & uint32(15)))
+        c0, c1, c2, c3 = _philox(block, tag, index, key)
+        low = c1 if p & uint32(16) else c0
+        high = c3 if p & uint32(16) else c2
+        words[r] = high if p & uint32(32) else low
 
 
 @_jit
@@ -63,16 +103,18 @@ def _spell(tokens, count, words, key, tag, index, alphabet):  # type: ignore[no-
         _fill_words(words, key, tag, index, group)
         block = tokens[64 * group : 64 * group + 64]
         for j in range(_BLOCK):
-            block[j] = uint32(1) + uint32((uint64(words[j]) * alphabet) >> _32)
+            block[j] = uint32(1) + uint32((uint64(words[j]) * uint64(uint32(alphabet))) >> _32)
 
 
 @_jit
 def _corrupt(x, clean, words, keep_from, mask_below, ratio, other, separator):  # type: ignore[no-untyped-def]
     """x[0:64] = the 64 clean tokens with noise."""
+    ratio_low, ratio_high = uint64(uint32(ratio)), uint32(ratio >> _32)
     for j in range(_BLOCK):
         w, token = words[j], uint32(clean[j])
-        v = uint32(1) + uint32(((uint64(w) - uint64(mask_below)) * ratio) >> _32)
-        v += other if v >= token else uint32(0)
+        above = uint32(w - mask_below)
+        v = uint32(uint32((above * ratio_low) >> _32) + uint32(above * ratio_high) + uint32(1))
+        v = uint32(v + other) if v >= token else v
         v = uint32(0) if w < mask_below else v
         x[j] = token if w >= keep_from or token == separator else v
 
@@ -113,7 +155,8 @@ def _generate(  # type: ignore[no-untyped-def]
     rows, length = x.shape
     total = length + 1
     split_tag = uint32(split << 4)
-    words, order_words = np.empty(_BLOCK, np.uint32), np.empty(_BLOCK, np.uint32)
+    words, elements = np.empty(_BLOCK, np.uint32), np.empty(_BLOCK, np.uint32)
+    length_words = np.empty(_BLOCK, np.uint32)
     noisy = np.empty(_BLOCK, x.dtype)
     clean = np.empty(total + _BLOCK, x.dtype)
     listed = n if tabulate else 0
@@ -126,26 +169,26 @@ def _generate(  # type: ignore[no-untyped-def]
             speaker = index
         if tabulate and (row == 0 or not shared_language):
             _fill_language(
-                language, offsets, order_words, words, key, split_tag, speaker,
+                language, offsets, length_words, words, key, split_tag, speaker,
                 alphabet, separator, zeros, table,
             )  # fmt: skip
         t = 0
         repetition = 0
         while t < total:
             if repetition & 63 == 0:
-                _fill_words(order_words, key, _ORDER | split_tag, index, repetition >> 6)
-            element = int64((uint64(order_words[repetition & 63]) * usable) >> _32)
+                _fill_words(elements, key, _ORDER | split_tag, index, repetition >> 6)
+                for j in range(_BLOCK):
+                    elements[j] = uint32((uint64(elements[j]) * uint64(uint32(usable))) >> _32)
+                if not tabulate:
+                    _fill_words_at(length_words, elements, key, _LENGTH | split_tag, speaker)
+            element = int64(elements[repetition & 63])
             if tabulate:
                 begin = offsets[element]
                 count = min(offsets[element + 1] - begin, total - t)
                 for done in range(0, count, _BLOCK):
-                    source = language[begin + done : begin + done + _BLOCK]
-                    target = clean[t + done : t + done + _BLOCK]
-                    for j in range(_BLOCK):
-                        target[j] = source[j]
+                    _copy(clean, t + done, language, begin + done, _BLOCK)  # type: ignore[call-arg]
             else:
-                _fill_words(words, key, _LENGTH | split_tag, speaker, element >> 6)
-                element_length = _length(words[element & 63], zeros, table)
+                element_length = _length(length_words[repetition & 63], zeros, table)
                 count = min(element_length + 1, total - t)
                 tag = _TOKEN | split_tag | uint32(element << 8)
                 _spell(clean[t:], min(element_length, count), words, key, tag, speaker, alphabet)
@@ -163,7 +206,7 @@ def _generate(  # type: ignore[no-untyped-def]
             else:
                 _corrupt(noisy, source, words, keep_from, mask_below, ratio, other, separator)
                 x[row, begin:] = noisy[: length - begin]
-        y[row] = clean[1:total]
+        _copy(y[row], 0, clean, 1, length)  # type: ignore[call-arg]
 
 
 def generate(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from metalm_proto.spec import Spec
 
@@ -18,6 +19,7 @@ class NoiseThresholds:
     ratio: int
 
     @classmethod
+    @lru_cache(maxsize=256)
     def of(cls, spec: Spec) -> NoiseThresholds:
         clean = int(Fraction(spec.e) * 2**32)
         mask = int(Fraction(spec.mask_ratio) * clean)

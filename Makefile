@@ -1,0 +1,102 @@
+# make serve   sets up a fresh machine and serves
+# make test    sets up and tests
+.DEFAULT_GOAL := help
+.PHONY: help serve test check format proto lock bench docker-test lowest clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+LOCKED := $(PIP) install --require-hashes --requirement
+SOURCES := pyproject.toml README.md LICENSE \
+	$(shell find proto service client -type f -not -name '*.pyc')
+PROTOC := $(VENV)/protoc/bin/python -m grpc_tools.protoc -Imetalm_proto/v1=proto/metalm/v1 \
+	--python_out=proto --pyi_out=proto --grpc_python_out=proto metalm_proto/v1/metalm.proto
+LOCK_FLAGS := --quiet --generate-hashes --no-header --no-emit-index-url --universal \
+	--python-version 3.11 --upgrade
+
+help:
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+serve: $(VENV)/installed ## set up, then serve HTTP on 8000 and gRPC on 50051
+	exec $(BIN)/metalm serve
+
+test: $(VENV)/dev ## set up, then run the tests against the built wheel
+	$(BIN)/metalm warm
+	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+
+check: $(VENV)/dev $(VENV)/proto ## lint, types, generated code, container files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests
+	$(BIN)/buf lint proto
+	@tag=$$(git describe --tags --abbrev=0 2>/dev/null) \
+		&& $(BIN)/buf breaking proto --against ".git#tag=$$tag,subdir=proto" \
+		|| test -z "$$tag"
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/shellcheck .ci/run tests/docker/*.sh
+	$(PROTOC)
+	git diff --exit-code -- proto/metalm_proto/v1
+
+format: $(VENV)/dev ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/proto ## generate the stubs from the .proto
+	$(PROTOC)
+
+lock: $(VENV)/dev ## resolve the dependencies anew
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile $(LOCK_FLAGS) --extra service pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) --group build -o docker/build-requirements.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) --group dev -c requirements.lock -c docker/build-requirements.lock -o tests/requirements.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) --group proto -o proto/requirements.lock
+	$(BIN)/uv pip compile $(LOCK_FLAGS) --resolution lowest-direct --extra service --group lowest \
+		pyproject.toml -o tests/requirements-lowest.lock
+
+bench: $(VENV)/installed ## measure generator and doors
+	$(BIN)/metalm bench
+
+lowest: $(VENV)/lowest ## run the doors' tests with the lowest supported versions
+	$(VENV)/lowest-versions/bin/python -m pytest tests/congruence tests/service tests/core/test_vectors.py
+
+docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
+	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh
+
+clean: ## remove what make made
+	rm -rf $(VENV) dist
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/locked: requirements.lock docker/build-requirements.lock | $(BIN)/python
+	$(LOCKED) requirements.lock
+	$(LOCKED) docker/build-requirements.lock
+	@touch $@
+
+# The wheel, not the tree: what is tested is what is shipped.
+$(VENV)/installed: $(VENV)/locked $(SOURCES)
+	rm -rf dist
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+	$(PIP) install --no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+$(VENV)/dev: $(VENV)/installed tests/requirements.lock
+	$(LOCKED) tests/requirements.lock
+	@touch $@
+
+$(VENV)/lowest: tests/requirements-lowest.lock $(VENV)/installed
+	$(PYTHON) -m venv $(VENV)/lowest-versions
+	$(VENV)/lowest-versions/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes --requirement tests/requirements-lowest.lock
+	$(VENV)/lowest-versions/bin/python -m pip --disable-pip-version-check --quiet install \
+		--no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+$(VENV)/proto: proto/requirements.lock | $(BIN)/python
+	$(PYTHON) -m venv $(VENV)/protoc
+	$(VENV)/protoc/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes --requirement proto/requirements.lock
+	@touch $@
