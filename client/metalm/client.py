@@ -47,7 +47,7 @@ class MetaLMClient:
     ...     for x, y in client.batches(V=64, n=10, l=64, e=0.1, L=4096, seed=7, count=2):
     ...         print(x.shape, x.dtype, x[0, :6], y[0, :6])
     (32, 4096) uint8 [25 35  9 38 42 13] [35  9 38 42 13 53]
-    (32, 4096) uint8 [54 51 43 54 31 12] [51 43 54 31 12 55]
+    (32, 4096) uint8 [16 26  2 29 17 31] [26  2 29 17 31 37]
     """
 
     def __init__(self, url: str = "inprocess:", *, timeout_s: float = 30.0) -> None:

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.service_process import Service
 
 from metalm import MetaLMClient
 from metalm_proto import formats
+from tests.service_process import Service
 
 METAGYM = [
     "--vocab_size", "8", "--elements_length", "4", "--elements_number", "3",

@@ -212,7 +212,12 @@ def test_too_much_is_refused_the_same_way_by_both_doors(
     if url == "inprocess:":
         pytest.skip("no server, no limits of one")
     with MetaLMClient(service.http) as other:
-        for arguments in ({"L": 2**34}, {"L": 2**20, "batch_size": 64}, {"batch_size": 2**21}):
+        too_much: list[dict[str, Any]] = [
+            {"L": 2**34},
+            {"L": 2**20, "batch_size": 64},
+            {"batch_size": 2**21},
+        ]
+        for arguments in too_much:
             found = error_of(lambda: client.batch(seed=1, **arguments))  # noqa: B023
             assert found == error_of(lambda: other.batch(seed=1, **arguments))  # noqa: B023
             assert found[0] is LimitExceeded

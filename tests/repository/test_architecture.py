@@ -63,7 +63,8 @@ def imports(path: Path) -> tuple[set[str], set[str]]:
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for node in ast.walk(function)
     }
-    top, lazy = set(), set()
+    top: set[str] = set()
+    lazy: set[str] = set()
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):

@@ -10,11 +10,11 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
-from tests.service_process import Service
 
 from metalm import MetaLMClient
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_proto.v1 import metalm_pb2_grpc
+from tests.service_process import Service
 
 SERVICE = "metalm.v1.MetaLMService"
 
@@ -103,7 +103,7 @@ def test_errors_have_code_reason_and_field(
     assert status.details[0].Unpack(info)
     assert (info.domain, info.reason) == ("metalm", reason or "INVALID_ARGUMENT")
     assert info.metadata["field"] == field
-    assert info.metadata["bound"] in caught.value.details()
+    assert info.metadata["bound"] in (caught.value.details() or "")
 
 
 def test_health_says_serving(channel: grpc.Channel) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import urllib3
-from tests.service_process import Service
 
 from metalm import MetaLMClient
 from metalm_proto import formats, wire
 from metalm_proto.v1 import metalm_pb2 as pb
+from tests.service_process import Service
 
 SMALL = "V=4&n=2&l=3&e=0.2&L=12&seed=0"
 

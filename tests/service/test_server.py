@@ -7,14 +7,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
 import urllib3
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from tests.service_process import Service, metalm, running
 
 from metalm import LimitExceeded, MetaLMClient, MetaLMError, Overloaded, Unavailable
+from tests.service_process import Service, metalm, running
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def test_limits_hold_for_both_doors(small: Service, door: str) -> None:
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_bytes_in_flight_are_bounded_and_given_back(small: Service, door: str) -> None:
-    arguments = {"L": 2**14, "batch_size": 32, "seed": 1}
+    arguments: dict[str, Any] = {"L": 2**14, "batch_size": 32, "seed": 1}
     with MetaLMClient(getattr(small, door)) as client:
         streams = [client.batches(**arguments) for _ in range(2)]
         for stream in streams:

@@ -1,0 +1,95 @@
+"""The README does what it says: its code runs, and its output is what comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import json
+import re
+import shlex
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from metalm.bench import suite
+from tests.service_process import Service
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+
+# Run by .ci/run (it is how this very test was started), by tests/docker/run.sh, and by the tests of
+# the server.
+RUN_ELSEWHERE = {"make serve", "make test", "docker compose up"}
+
+
+def here(text: str, service: Service) -> str:
+    """The README's addresses, which are the defaults, as this test's own service has them."""
+    text = text.replace("http://localhost:8000", service.http)
+    return text.replace("grpc://localhost:50051", service.grpc)
+
+
+def test_python_blocks_print_what_stands_below_them(service: Service) -> None:
+    shared: dict[str, object] = {}
+    printed = None
+    compared = 0
+    for language, text in BLOCKS:
+        if language == "python":
+            output = io.StringIO()
+            with contextlib.redirect_stdout(output):
+                exec(here(text, service), shared)
+            printed = output.getvalue()
+        elif language == "text":
+            assert printed == text
+            compared += 1
+    assert compared >= 4
+
+
+def test_shell_blocks_run(service: Service, tmp_path: Path) -> None:
+    for language, text in BLOCKS:
+        if language != "sh":
+            continue
+        for line in text.splitlines():
+            if line in RUN_ELSEWHERE:
+                continue
+            command = shlex.split(here(line, service))
+            assert command[0] in ("curl", "metalm"), f"say where this is run: {line}"
+            if command[0] == "curl":
+                command.insert(1, "--fail")
+            else:
+                command[:1] = [sys.executable, "-m", "metalm"]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            if "/sample?V=64&n=10" in line:
+                assert len(json.loads(done.stdout)["x"]) == 4096
+    assert (tmp_path / "file").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize("module", ["metalm.client", "metalm_proto.spec"])
+def test_examples_in_docstrings_are_true(module: str) -> None:
+    result = doctest.testmod(import_module(module))
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_the_speed_table_has_the_rows_of_the_benchmark() -> None:
+    """Its figures are from a run of it; that the rows are the benchmark's own can be checked."""
+    table = README.split("<!-- bench -->")[1].split("<!-- /bench -->")[0]
+    titles = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
+    source = Path(suite.__file__).read_text()
+    for title in titles:
+        if title and not title.startswith(("-", "C,")):
+            pieces = re.split(r"HTTP|gRPC|\(numba\)|\d\S*", title)
+            assert all(piece.strip(" ,") in source for piece in pieces), title
+    assert len(titles) > 8
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("proto/**/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
