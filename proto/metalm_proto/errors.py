@@ -187,4 +187,6 @@ def _shown(value: object) -> str:
         text = ascii(value)
     except ValueError:  # an int of more digits than Python prints
         text = f"a number of {value.bit_length()} bits" if isinstance(value, int) else "?"
+    if not text.isprintable():  # a repr of several lines
+        text = ascii(text)
     return text if len(text) <= 80 else f"{text[:77]}..."

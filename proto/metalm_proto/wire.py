@@ -83,10 +83,6 @@ def spec_from_message(message: pb.Spec) -> Spec:
     return Spec(**values)
 
 
-def sample_request_to_message(request: BatchRequest) -> pb.SampleRequest:
-    return pb.SampleRequest(first=request.start, size=request.samples, **_common_fields(request))
-
-
 def sample_request_from_message(message: pb.SampleRequest) -> BatchRequest:
     """Raises InvalidArgument or UnknownGenerator."""
     return BatchRequest.single(
@@ -97,11 +93,18 @@ def sample_request_from_message(message: pb.SampleRequest) -> BatchRequest:
 
 
 def stream_request_to_message(request: BatchRequest) -> pb.StreamBatchesRequest:
+    """Raises InvalidArgument for more samples than one request can name."""
+    if request.samples >= 2**63:
+        raise InvalidArgument("samples", request.samples, "an integer with samples < 2^63")
     return pb.StreamBatchesRequest(
         start=request.start,
         samples=request.samples,
         batch_size=request.batch_size,
-        **_common_fields(request),
+        spec=spec_to_message(request.spec),
+        seed=request.seed,
+        split=_SPLIT_CODES[request.split],
+        generator=request.generator,
+        provenance=request.provenance,
     )
 
 
@@ -115,16 +118,6 @@ def stream_request_from_message(message: pb.StreamBatchesRequest) -> BatchReques
         batch_size=message.batch_size if message.HasField("batch_size") else 32,
         **_common_values(message),
     )
-
-
-def _common_fields(request: BatchRequest) -> dict[str, Any]:
-    return {
-        "spec": spec_to_message(request.spec),
-        "seed": request.seed,
-        "split": _SPLIT_CODES[request.split],
-        "generator": request.generator,
-        "provenance": request.provenance,
-    }
 
 
 def _common_values(message: pb.SampleRequest | pb.StreamBatchesRequest) -> dict[str, Any]:
@@ -259,7 +252,7 @@ def decode_batch(data: Buffer) -> Batch:
         if header.dtype not in _DTYPES or _DTYPES[header.dtype] != spec.dtype:
             raise CorruptBatch(f"batch: data type {header.dtype} does not belong to its spec")
         size, length = header.shape
-        if length != spec.L or header.split not in _SPLITS:
+        if size < 1 or length != spec.L or header.split not in _SPLITS:
             raise CorruptBatch("batch: shape or split does not belong to its spec")
         x, y = (_array(arrays[number], spec.dtype, (size, length)) for number in (_X, _Y))
         return Batch(

@@ -259,13 +259,15 @@ def _usable_cache(directory: str) -> str:
     """
     if not directory or not Path(directory).is_dir() or os.access(directory, os.W_OK):
         return directory
-    try:
-        copy = tempfile.mkdtemp(prefix="metalm-kernels-")
-    except OSError:
-        return directory
-    atexit.register(shutil.rmtree, copy, ignore_errors=True)
-    shutil.copytree(directory, copy, dirs_exist_ok=True)
-    return copy
+    # A container without a writable /tmp still has shared memory.
+    for parent in (None, "/dev/shm"):  # noqa: S108 - the name is drawn, the mode private
+        try:
+            copy = tempfile.mkdtemp(prefix="metalm-kernels-", dir=parent)
+            atexit.register(shutil.rmtree, copy, ignore_errors=True)
+            return shutil.copytree(directory, copy, dirs_exist_ok=True)
+        except OSError:
+            continue
+    return directory
 
 
 def warm() -> None:
