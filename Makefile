@@ -69,6 +69,8 @@ clean: ## remove what make made
 	rm -rf $(VENV) dist
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/locked: requirements.lock docker/build-requirements.lock | $(BIN)/python

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TypedDict, Unpack
 
 from metalm.iterator import BatchIterator
@@ -150,12 +149,7 @@ class MetaLMClient:
     def __enter__(self) -> MetaLMClient:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _iterator(self, request: BatchRequest | None, seed: int, position: int) -> BatchIterator:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import replace
-from types import TracebackType
 
 from metalm.transports.base import Transport, check_batch
 from metalm_proto.batch import Batch
@@ -76,12 +75,7 @@ class BatchIterator(Iterator[Batch]):
     def __enter__(self) -> BatchIterator:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _open(self, request: BatchRequest) -> None:

@@ -1,4 +1,4 @@
-"""Batches, specs and requests to protobuf messages and back.
+"""Batches to the bytes of protobuf messages and back.
 
 x and y are nearly all of a message, so they never pass through a message
 object: protobuf allows fields in any order, and a message's encoding is the
@@ -10,7 +10,6 @@ the decoder cuts the arrays out and gives the rest to the library.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, fields
 from functools import lru_cache
 from typing import Any
 
@@ -18,17 +17,16 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from metalm_proto.batch import Batch, Language, Provenance, Tokens
-from metalm_proto.description import Description, Limits
 from metalm_proto.errors import CorruptBatch, InvalidArgument
-from metalm_proto.spec import (
-    GENERATOR,
-    SPEC_FIELDS,
-    BatchRequest,
-    Profile,
-    Spec,
-    Split,
-    draw_seed,
+from metalm_proto.messages import (
+    DATA_TYPES,
+    DTYPES,
+    SPLIT_CODES,
+    SPLITS,
+    spec_from_message,
+    spec_to_message,
 )
+from metalm_proto.spec import BatchRequest, Spec, Split
 from metalm_proto.v1 import metalm_pb2 as pb
 
 Buffer = bytes | memoryview
@@ -36,128 +34,11 @@ Buffer = bytes | memoryview
 MEDIA_TYPE = "application/x-protobuf; proto=metalm.v1.Batch"
 STREAM_MEDIA_TYPE = f"{MEDIA_TYPE}; encoding=delimited"
 
-_PROFILES = {
-    pb.PROFILE_UNSPECIFIED: Profile.METALM,
-    pb.PROFILE_METALM: Profile.METALM,
-    pb.PROFILE_METAGYM: Profile.METAGYM,
-}
-_SPLITS = {
-    pb.SPLIT_UNSPECIFIED: Split.TRAIN,
-    pb.SPLIT_TRAIN: Split.TRAIN,
-    pb.SPLIT_VALIDATION: Split.VALIDATION,
-    pb.SPLIT_TEST: Split.TEST,
-}
-_PROFILE_CODES = {profile: code for code, profile in _PROFILES.items()}
-_SPLIT_CODES = {split: code for code, split in _SPLITS.items()}
-_DATA_TYPES = {
-    np.dtype("|u1"): pb.DATA_TYPE_UINT8,
-    np.dtype("<u2"): pb.DATA_TYPE_UINT16,
-    np.dtype("<i4"): pb.DATA_TYPE_INT32,
-}
-_DTYPES = {code: dtype for dtype, code in _DATA_TYPES.items()}
-
 _LENGTH_DELIMITED = 2
 _FIXED_WIDTHS = {1: 8, 5: 4}
 _X = pb.Batch.DESCRIPTOR.fields_by_name["x"].number
 _Y = pb.Batch.DESCRIPTOR.fields_by_name["y"].number
 _BATCH_IN_RESPONSE = pb.StreamBatchesResponse.DESCRIPTOR.fields_by_name["batch"].number
-
-
-def spec_to_message(spec: Spec) -> pb.Spec:
-    message = pb.Spec(profile=_PROFILE_CODES[spec.profile])
-    for field in SPEC_FIELDS:
-        if field.kind is not Profile and (value := getattr(spec, field.name)) is not None:
-            setattr(message, field.long_name, value)
-    return message
-
-
-def spec_from_message(message: pb.Spec) -> Spec:
-    """Raises InvalidArgument."""
-    values: dict[str, Any] = {
-        field.name: getattr(message, field.long_name)
-        for field in SPEC_FIELDS
-        if field.kind is not Profile and message.HasField(field.long_name)
-    }
-    # A number that is no profile is refused by the spec, by name.
-    values["profile"] = _PROFILES.get(message.profile, message.profile)
-    return Spec(**values)
-
-
-def sample_request_from_message(message: pb.SampleRequest) -> BatchRequest:
-    """Raises InvalidArgument or UnknownGenerator."""
-    return BatchRequest.single(
-        first=message.first,
-        size=message.size if message.HasField("size") else 1,
-        **_common_values(message),
-    )
-
-
-def stream_request_to_message(request: BatchRequest) -> pb.StreamBatchesRequest:
-    """Raises InvalidArgument for more samples than one request can name."""
-    if request.samples >= 2**63:
-        raise InvalidArgument("samples", request.samples, "an integer with samples < 2^63")
-    return pb.StreamBatchesRequest(
-        start=request.start,
-        samples=request.samples,
-        batch_size=request.batch_size,
-        spec=spec_to_message(request.spec),
-        seed=request.seed,
-        split=_SPLIT_CODES[request.split],
-        generator=request.generator,
-        provenance=request.provenance,
-    )
-
-
-def stream_request_from_message(message: pb.StreamBatchesRequest) -> BatchRequest:
-    """Raises InvalidArgument or UnknownGenerator."""
-    if message.samples < 1:
-        raise InvalidArgument("samples", message.samples, "an integer with 1 <= samples")
-    return BatchRequest(
-        start=message.start,
-        stop=message.start + message.samples,
-        batch_size=message.batch_size if message.HasField("batch_size") else 32,
-        **_common_values(message),
-    )
-
-
-def _common_values(message: pb.SampleRequest | pb.StreamBatchesRequest) -> dict[str, Any]:
-    return {
-        "spec": spec_from_message(message.spec),
-        "seed": message.seed if message.HasField("seed") else draw_seed(),
-        "split": _SPLITS.get(message.split, message.split),
-        "generator": message.generator or GENERATOR,
-        "provenance": message.provenance,
-    }
-
-
-def description_to_message(description: Description) -> pb.DescribeResponse:
-    limits, spec = description.limits, description.spec
-    return pb.DescribeResponse(
-        generators=description.generators,
-        version=description.version,
-        engine=description.engine,
-        limits=None if limits is None else pb.Limits(**asdict(limits)),
-        token_ids=None
-        if spec is None
-        else pb.TokenIds(
-            mask=spec.mask_id,
-            separator=spec.separator_id,
-            vocabulary=spec.vocabulary,
-            dtype=_DATA_TYPES[spec.dtype],
-        ),
-    )
-
-
-def description_from_message(message: pb.DescribeResponse, spec: Spec | None) -> Description:
-    """The server's answer to a question about `spec`."""
-    limits = {field.name: getattr(message.limits, field.name) for field in fields(Limits)}
-    return Description(
-        generators=tuple(message.generators),
-        version=message.version,
-        engine=message.engine,
-        limits=Limits(**limits) if message.HasField("limits") else None,
-        spec=spec,
-    )
 
 
 def encode_batch(batch: Batch) -> list[Buffer]:
@@ -206,9 +87,9 @@ def _header(
         generator=generator,
         spec=spec_to_message(spec),
         seed=seed,
-        split=_SPLIT_CODES[split],
+        split=SPLIT_CODES[split],
         shape=shape,
-        dtype=_DATA_TYPES[spec.dtype],
+        dtype=DATA_TYPES[spec.dtype],
     )
 
 
@@ -249,16 +130,16 @@ def decode_batch(data: Buffer) -> Batch:
     try:
         header = pb.Batch.FromString(b"".join(rest))
         spec = _known_spec(header.spec.SerializeToString())
-        if header.dtype not in _DTYPES or _DTYPES[header.dtype] != spec.dtype:
+        if header.dtype not in DTYPES or DTYPES[header.dtype] != spec.dtype:
             raise CorruptBatch(f"batch: data type {header.dtype} does not belong to its spec")
         size, length = header.shape
-        if size < 1 or length != spec.L or header.split not in _SPLITS:
+        if size < 1 or length != spec.L or header.split not in SPLITS:
             raise CorruptBatch("batch: shape or split does not belong to its spec")
         x, y = (_array(arrays[number], spec.dtype, (size, length)) for number in (_X, _Y))
         return Batch(
             spec=spec,
             seed=header.seed,
-            split=_SPLITS[header.split],
+            split=SPLITS[header.split],
             first=header.first,
             x=x,
             y=y,

@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from metalm_proto import errors, wire
+from metalm_proto import errors, messages, wire
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_service.config import ServerConfig
 from metalm_service.handler import Handler
@@ -33,14 +33,14 @@ class _Servicer:
 
     def describe(self, message: pb.DescribeRequest, context: grpc.ServicerContext) -> Any:
         try:
-            spec = wire.spec_from_message(message.spec) if message.HasField("spec") else None
-            return wire.description_to_message(self._handler.describe(spec))
+            spec = messages.spec_from_message(message.spec) if message.HasField("spec") else None
+            return messages.description_to_message(self._handler.describe(spec))
         except Exception as error:
             _abort(context, error)
 
     def sample(self, message: pb.SampleRequest, context: grpc.ServicerContext) -> bytes:
         try:
-            request = wire.sample_request_from_message(message)
+            request = messages.sample_request_from_message(message)
             with self._handler.admit(request) as admission:
                 (batch,) = admission.batches(_proceed_while(context))
                 return wire.batch_response(wire.encode_batch(batch))
@@ -51,7 +51,7 @@ class _Servicer:
         self, message: pb.StreamBatchesRequest, context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         try:
-            request = wire.stream_request_from_message(message)
+            request = messages.stream_request_from_message(message)
             with self._handler.admit(request) as admission:
                 for batch in admission.batches(_proceed_while(context)):
                     yield wire.batch_response(wire.encode_batch(batch))

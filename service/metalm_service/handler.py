@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from enum import Enum
 from importlib.metadata import version
-from types import TracebackType
 
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description, Limits
@@ -128,10 +127,5 @@ class Admission:
     def __enter__(self) -> Admission:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from metalm_proto import wire
+from metalm_proto import messages, wire
 from metalm_proto.batch import Batch, Language, Provenance, digest_of
 from metalm_proto.description import Description, Limits
 from metalm_proto.errors import CorruptBatch, InvalidArgument, UnknownGenerator
@@ -76,16 +76,16 @@ def batches(draw: st.DrawFn) -> Batch:
 
 @given(specs())
 def test_a_spec_comes_back_from_its_message(spec: Spec) -> None:
-    message = pb.Spec.FromString(wire.spec_to_message(spec).SerializeToString())
-    assert wire.spec_from_message(message) == spec
+    message = pb.Spec.FromString(messages.spec_to_message(spec).SerializeToString())
+    assert messages.spec_from_message(message) == spec
 
 
 def test_an_empty_spec_is_the_default() -> None:
-    assert wire.spec_from_message(pb.Spec()) == Spec()
+    assert messages.spec_from_message(pb.Spec()) == Spec()
 
 
 def test_a_spec_is_sent_with_every_default_filled_in() -> None:
-    message = wire.spec_to_message(Spec())
+    message = messages.spec_to_message(Spec())
     assert {field.name for field, _ in message.ListFields()} == {
         *("vocab_size", "elements_number", "elements_length", "error_rate"),
         *("sequence_length", "mask_ratio", "profile"),
@@ -113,9 +113,9 @@ def test_a_wrong_field_of_a_message_is_refused_by_name(
     for asked in (pb.SampleRequest(spec=message), pb.StreamBatchesRequest(spec=message, samples=1)):
         with pytest.raises(InvalidArgument) as caught:
             if isinstance(asked, pb.SampleRequest):
-                wire.sample_request_from_message(asked)
+                messages.sample_request_from_message(asked)
             else:
-                wire.stream_request_from_message(asked)
+                messages.stream_request_from_message(asked)
         assert (caught.value.field, caught.value.value) == (label, value)
 
 
@@ -138,7 +138,7 @@ def test_a_request_for_a_sample_comes_back_from_its_message(
         split=split,
         provenance=provenance,
     )
-    stream = wire.stream_request_to_message(request)
+    stream = messages.stream_request_to_message(request)
     message = pb.SampleRequest(
         first=first,
         size=request.samples,
@@ -148,7 +148,7 @@ def test_a_request_for_a_sample_comes_back_from_its_message(
         generator=stream.generator,
         provenance=stream.provenance,
     )
-    assert wire.sample_request_from_message(message) == request
+    assert messages.sample_request_from_message(message) == request
 
 
 @given(
@@ -178,37 +178,37 @@ def test_a_request_for_a_stream_comes_back_from_its_message(
         split=split,
         provenance=provenance,
     )
-    data = wire.stream_request_to_message(request).SerializeToString()
-    assert wire.stream_request_from_message(pb.StreamBatchesRequest.FromString(data)) == request
+    data = messages.stream_request_to_message(request).SerializeToString()
+    assert messages.stream_request_from_message(pb.StreamBatchesRequest.FromString(data)) == request
 
 
 def test_a_request_of_more_samples_than_the_message_holds_is_an_invalid_argument() -> None:
     request = BatchRequest(spec=Spec(), seed=0, stop=2**64)
     with pytest.raises(InvalidArgument):
-        wire.stream_request_to_message(request)
+        messages.stream_request_to_message(request)
 
 
 def test_an_empty_request_is_the_default_sample_of_a_fresh_seed() -> None:
-    one, other = (wire.sample_request_from_message(pb.SampleRequest()) for _ in range(2))
+    one, other = (messages.sample_request_from_message(pb.SampleRequest()) for _ in range(2))
     assert 0 <= one.seed < 2**53
     assert one.seed != other.seed
     assert one == BatchRequest.single(spec=Spec(), seed=one.seed, first=0, size=1)
 
 
 def test_a_seed_of_zero_is_a_seed() -> None:
-    assert wire.sample_request_from_message(pb.SampleRequest(seed=0)).seed == 0
+    assert messages.sample_request_from_message(pb.SampleRequest(seed=0)).seed == 0
 
 
 def test_a_stream_is_of_32_samples_a_batch_unless_it_says_otherwise() -> None:
     message = pb.StreamBatchesRequest(seed=1, samples=100)
     expected = BatchRequest(spec=Spec(), seed=1, stop=100, batch_size=32)
-    assert wire.stream_request_from_message(message) == expected
+    assert messages.stream_request_from_message(message) == expected
 
 
 @pytest.mark.parametrize("samples", [0, -1, -(2**63)])
 def test_a_stream_has_samples(samples: int) -> None:
     with pytest.raises(InvalidArgument, match="samples"):
-        wire.stream_request_from_message(pb.StreamBatchesRequest(samples=samples))
+        messages.stream_request_from_message(pb.StreamBatchesRequest(samples=samples))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_a_stream_has_samples(samples: int) -> None:
 )
 def test_a_wrong_request_for_a_sample_is_refused(message: pb.SampleRequest) -> None:
     with pytest.raises(InvalidArgument):
-        wire.sample_request_from_message(message)
+        messages.sample_request_from_message(message)
 
 
 @pytest.mark.parametrize(
@@ -239,14 +239,16 @@ def test_a_wrong_request_for_a_sample_is_refused(message: pb.SampleRequest) -> N
 )
 def test_a_wrong_request_for_a_stream_is_refused(message: pb.StreamBatchesRequest) -> None:
     with pytest.raises(InvalidArgument):
-        wire.stream_request_from_message(message)
+        messages.stream_request_from_message(message)
 
 
 def test_another_generator_is_unknown() -> None:
     with pytest.raises(UnknownGenerator):
-        wire.sample_request_from_message(pb.SampleRequest(generator="metalm-2"))
+        messages.sample_request_from_message(pb.SampleRequest(generator="metalm-2"))
     with pytest.raises(UnknownGenerator):
-        wire.stream_request_from_message(pb.StreamBatchesRequest(generator="metalm-2", samples=1))
+        messages.stream_request_from_message(
+            pb.StreamBatchesRequest(generator="metalm-2", samples=1)
+        )
 
 
 @given(
@@ -262,15 +264,15 @@ def test_a_description_comes_back_from_its_message_and_from_json(
     limits: Limits | None, spec: Spec | None, version: str, engine: str
 ) -> None:
     described = Description(version=version, engine=engine, limits=limits, spec=spec)
-    data = wire.description_to_message(described).SerializeToString()
+    data = messages.description_to_message(described).SerializeToString()
     message = pb.DescribeResponse.FromString(data)
-    assert wire.description_from_message(message, spec) == described
+    assert messages.description_from_message(message, spec) == described
     assert Description.from_dict(json.loads(json.dumps(described.as_dict())), spec) == described
 
 
 def test_a_description_tells_the_ids_of_the_spec_that_was_asked_about() -> None:
     described = Description(version="1", engine="numpy", limits=None, spec=Spec(V=300))
-    ids = wire.description_to_message(described).token_ids
+    ids = messages.description_to_message(described).token_ids
     assert (ids.mask, ids.separator, ids.vocabulary) == (0, 301, 302)
     assert ids.dtype == pb.DATA_TYPE_UINT16
     answer = described.as_dict()
@@ -296,7 +298,7 @@ def test_a_batch_comes_back_from_a_response(batch: Batch) -> None:
 def test_the_plain_library_reads_the_bytes_of_a_batch(batch: Batch) -> None:
     message = pb.Batch.FromString(encoded(batch))
     assert message.generator == "metalm-1"
-    assert wire.spec_from_message(message.spec) == batch.spec
+    assert messages.spec_from_message(message.spec) == batch.spec
     assert (message.seed, message.first, message.digest) == (batch.seed, batch.first, batch.digest)
     assert pb.Split.Name(message.split) == f"SPLIT_{batch.split.upper()}"
     assert pb.DataType.Name(message.dtype) == f"DATA_TYPE_{batch.spec.dtype.name.upper()}"

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from metalm_proto import errors, wire
+from metalm_proto import errors, messages, wire
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
 from metalm_proto.spec import BatchRequest, Spec
@@ -47,7 +47,7 @@ class GrpcTransport:
 
     def batches(self, request: BatchRequest) -> Generator[Batch, None, None]:
         with self._errors():
-            call = self._stream_batches(wire.stream_request_to_message(request))
+            call = self._stream_batches(messages.stream_request_to_message(request))
             try:
                 for data in call:
                     yield wire.batch_from_response(data)
@@ -55,9 +55,9 @@ class GrpcTransport:
                 call.cancel()
 
     def describe(self, spec: Spec | None) -> Description:
-        question = pb.DescribeRequest(spec=None if spec is None else wire.spec_to_message(spec))
+        question = pb.DescribeRequest(spec=None if spec is None else messages.spec_to_message(spec))
         with self._errors():
-            return wire.description_from_message(
+            return messages.description_from_message(
                 self._describe(question, timeout=self._timeout_s), spec
             )
 
