@@ -70,13 +70,14 @@ class Batch:
     def __iter__(self) -> Iterator[Tokens]:
         return iter((self.x, self.y))
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         """B, the number of samples."""
         return len(self.x)
 
     def __repr__(self) -> str:
         return (
-            f"Batch(first={self.first}, size={len(self)}, L={self.spec.L}, seed={self.seed}, "
+            f"Batch(first={self.first}, size={self.size}, L={self.spec.L}, seed={self.seed}, "
             f"split={self.split}, digest={self.digest:016x})"
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from metalm_proto.spec import GENERATORS, Spec
@@ -47,10 +47,12 @@ class Description:
     def from_dict(cls, answer: Mapping[str, Any], spec: Spec | None) -> Description:
         """The answer to a question about `spec`, from `as_dict`'s form."""
         limits = answer["limits"]
+        # By name, as a newer server may tell more.
+        known = {field.name: limits[field.name] for field in fields(Limits)} if limits else None
         return cls(
             version=answer["version"],
             engine=answer["engine"],
-            limits=None if limits is None else Limits(**limits),
+            limits=None if known is None else Limits(**known),
             generators=tuple(answer["generators"]),
             spec=spec,
         )

@@ -6,7 +6,7 @@
     │   └── UnknownGenerator     this server has no such generator
     ├── Unavailable              nothing was wrong with the request; try again, or elsewhere
     │   ├── Starting             the kernels are not warm yet
-    │   ├── Overloaded           the bytes in flight are at their limit
+    │   ├── Overloaded           requests or bytes in flight are at their limit
     │   └── Draining             the server is going away
     ├── DeadlineExceeded         no answer in the time the caller gave
     ├── CorruptBatch             the bytes are not those that were asked for
@@ -100,7 +100,7 @@ class Starting(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The server has as many bytes in flight as it may have."""
+    """The server has as many requests, or as many bytes in flight, as it may have."""
 
     reason = "OVERLOADED"
 
@@ -130,7 +130,7 @@ class CorruptBatch(MetaLMError):
 
 
 class InternalError(MetaLMError):
-    """A defect of the service; its log has the cause under the request's id."""
+    """A defect of the service; its log has the cause."""
 
     reason = "INTERNAL"
     grpc_code = "INTERNAL"

@@ -17,7 +17,10 @@ from metalm_proto.errors import InvalidArgument
 
 U64 = 2**64
 _INTEGER = re.compile(r"[+-]?[0-9]{1,40}", re.ASCII)
-_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,6})?", re.ASCII)
+# One way to match each text: with two, a long wrong one would take quadratic time to refuse.
+_DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,6})?", re.ASCII)
+_LONGEST_NUMBER = 1100
+"""No double needs more digits."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +81,7 @@ class Field:
         value: object = text
         if self.kind is int and _INTEGER.fullmatch(text):
             value = int(text)
-        elif self.kind is float and _DECIMAL.fullmatch(text):
+        elif self.kind is float and len(text) <= _LONGEST_NUMBER and _DECIMAL.fullmatch(text):
             value = float(text)
         elif self.kind is bool:
             value = {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)

@@ -10,7 +10,9 @@ import numpy as np
 from metalm_proto.description import Description, Limits
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.spec import (
+    BATCH_SIZE,
     GENERATOR,
+    SIZE,
     SPEC_FIELDS,
     BatchRequest,
     Profile,
@@ -65,7 +67,7 @@ def sample_request_from_message(message: pb.SampleRequest) -> BatchRequest:
     """Raises InvalidArgument or UnknownGenerator."""
     return BatchRequest.single(
         first=message.first,
-        size=message.size if message.HasField("size") else 1,
+        size=message.size if message.HasField("size") else SIZE.default,
         **_common_values(message),
     )
 
@@ -93,7 +95,7 @@ def stream_request_from_message(message: pb.StreamBatchesRequest) -> BatchReques
     return BatchRequest(
         start=message.start,
         stop=message.start + message.samples,
-        batch_size=message.batch_size if message.HasField("batch_size") else 32,
+        batch_size=message.batch_size if message.HasField("batch_size") else BATCH_SIZE.default,
         **_common_values(message),
     )
 

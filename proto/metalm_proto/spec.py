@@ -103,13 +103,14 @@ SPEC_FIELDS = (
         name="profile",
         kind=Profile,
         default=Profile.METALM,
-        doc="metalm: as the README of MetaLM defines it; metagym: MetaGym's code as shipped",
+        doc="metalm: as MetaLM is defined; metagym: as MetaGym's code draws it (token V and the "
+        "last element never occur, a replacement may equal the original)",
     ),
     Field(
         name="language",
         lower=0,
         upper=U64 - 1,
-        doc="none: each sample has its own language; k: all speak the one of sample k",
+        doc="absent: each sample has its own language; k: all speak that of the split's sample k",
     ),
 )
 
@@ -118,7 +119,15 @@ SPEC_FIELDS = (
 class Spec:
     """The distribution MetaLM(V, n, l, e, L) that a sample is drawn from.
 
-    Raises InvalidArgument for any value out of bounds (see `SPEC_FIELDS`).
+    V: vocabulary, the regular tokens are 1..V, the mask is 0, the separator V+1.
+    n: elements of a language. l: Poisson mean of an element's length in tokens.
+    e: probability that a token of an element is corrupted. L: tokens in a sample.
+    mask_ratio: share of corruptions that become the mask.
+    profile: "metalm", or "metagym" to compare with MetaGym's published curves (see `Profile`).
+    language: None, each sample has a language of its own; k, all samples of the split speak the
+    one that sample k would have had.
+
+    Raises InvalidArgument for a value out of bounds, and names the bound.
 
     Two elements over four tokens, spoken until 12 tokens are reached. The separator is 5, the
     mask 0; y[t] is the clean token that follows position t:
@@ -149,7 +158,7 @@ class Spec:
             if value is not None or field.default is not None:
                 object.__setattr__(self, field.name, field.check(value))
         if self.profile is Profile.METAGYM and self.n < 2:
-            field = SPEC_FIELDS[1]
+            (field,) = (field for field in SPEC_FIELDS if field.name == "n")
             bound = f"an integer with 2 <= n <= {field.upper} in profile metagym"
             raise InvalidArgument(field.label, self.n, bound)
 
@@ -239,7 +248,7 @@ class BatchRequest:
     seed: int
     stop: int
     start: int = 0
-    batch_size: int = 32
+    batch_size: int = BATCH_SIZE.default
     split: Split = Split.TRAIN
     generator: str = GENERATOR
     provenance: bool = False

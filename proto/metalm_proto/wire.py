@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import xxhash
 from google.protobuf.message import DecodeError
 
 from metalm_proto.batch import Batch, Language, Provenance, Tokens
@@ -114,8 +115,8 @@ def batch_from_response(data: bytes) -> Batch:
 def decode_batch(data: Buffer) -> Batch:
     """The batch in a serialised `metalm.v1.Batch`; x and y are writable.
 
-    Where `data` is writable they are views of it, so give it away. The digest is not checked: see
-    `Batch.verify`. Raises CorruptBatch if it is no batch.
+    Where `data` is writable they are views of it, so give it away. The digest of x and y is not
+    checked: see `Batch.verify`. Raises CorruptBatch if it is no batch.
     """
     view = memoryview(data)
     arrays: dict[int, Buffer] = {_X: b"", _Y: b""}
@@ -158,7 +159,7 @@ def _known_spec(data: bytes) -> Spec:
 
 
 def _provenance_to_message(provenance: Provenance) -> pb.Provenance:
-    return pb.Provenance(
+    message = pb.Provenance(
         element=bytes(_bytes_of(provenance.element)),
         offset=bytes(_bytes_of(provenance.offset)),
         exposure=bytes(_bytes_of(provenance.exposure)),
@@ -170,12 +171,26 @@ def _provenance_to_message(provenance: Provenance) -> pb.Provenance:
             for language in provenance.languages
         ],
     )
+    message.digest = _provenance_digest(message)
+    return message
+
+
+def _provenance_digest(message: pb.Provenance) -> int:
+    state = xxhash.xxh3_64()
+    for data in (message.element, message.offset, message.exposure, message.corruption):
+        state.update(data)
+    for language in message.languages:
+        state.update(language.lengths)
+        state.update(language.tokens)
+    return state.intdigest()
 
 
 def _provenance_from_message(header: pb.Batch, dtype: np.dtype[Any]) -> Provenance | None:
     if not header.HasField("provenance"):
         return None
     message, shape = header.provenance, tuple(header.shape)
+    if message.digest != _provenance_digest(message):
+        raise CorruptBatch("batch: the provenance is not the bytes that its digest was made of")
     int32, uint8 = np.dtype("<i4"), np.dtype("|u1")
     return Provenance(
         element=_array(message.element, int32, shape),

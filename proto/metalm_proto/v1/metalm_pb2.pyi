@@ -85,18 +85,20 @@ class Batch(_message.Message):
     def __init__(self, generator: _Optional[str] = ..., spec: _Optional[_Union[Spec, _Mapping]] = ..., seed: _Optional[int] = ..., split: _Optional[_Union[Split, str]] = ..., first: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., dtype: _Optional[_Union[DataType, str]] = ..., digest: _Optional[int] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., x: _Optional[bytes] = ..., y: _Optional[bytes] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("element", "offset", "exposure", "corruption", "languages")
+    __slots__ = ("element", "offset", "exposure", "corruption", "languages", "digest")
     ELEMENT_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     EXPOSURE_FIELD_NUMBER: _ClassVar[int]
     CORRUPTION_FIELD_NUMBER: _ClassVar[int]
     LANGUAGES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
     element: bytes
     offset: bytes
     exposure: bytes
     corruption: bytes
     languages: _containers.RepeatedCompositeFieldContainer[Language]
-    def __init__(self, element: _Optional[bytes] = ..., offset: _Optional[bytes] = ..., exposure: _Optional[bytes] = ..., corruption: _Optional[bytes] = ..., languages: _Optional[_Iterable[_Union[Language, _Mapping]]] = ...) -> None: ...
+    digest: int
+    def __init__(self, element: _Optional[bytes] = ..., offset: _Optional[bytes] = ..., exposure: _Optional[bytes] = ..., corruption: _Optional[bytes] = ..., languages: _Optional[_Iterable[_Union[Language, _Mapping]]] = ..., digest: _Optional[int] = ...) -> None: ...
 
 class Language(_message.Message):
     __slots__ = ("lengths", "tokens")
