@@ -39,7 +39,7 @@ def generate(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> No
 
 
 def make_batch(
-    request: BatchRequest, first: int, size: int, proceed: Callable[[], None] | None = None
+    request: BatchRequest, first: int, size: int, proceed: Callable[[], None] = lambda: None
 ) -> Batch:
     """The samples [first, first + size) of the request's stream.
 
@@ -50,8 +50,7 @@ def make_batch(
     tokens = np.empty((2, size, spec.L), spec.dtype)
     rows = max(1, _TOKENS_AT_A_TIME // spec.L)
     for row in range(0, size, rows):
-        if proceed is not None:
-            proceed()
+        proceed()
         generate(spec, seed, split, first + row, tokens[:, row : row + rows])
     x, y = tokens
     return Batch(
@@ -62,7 +61,7 @@ def make_batch(
         x=x,
         y=y,
         digest=digest_of(x, y),
-        provenance=reference.provenance(spec, seed, split, first, size)
+        provenance=reference.provenance(spec, seed, split, first, size, proceed)
         if request.provenance
         else None,
         generator=request.generator,
@@ -75,7 +74,8 @@ def batch_bytes(request: BatchRequest) -> int:
     total = 2 * size * spec.L * spec.dtype.itemsize
     if request.provenance:
         languages = size if spec.language is None else 1
-        total += size * spec.L * (4 + 4 + 4 + 1)
+        # Short samples cost more than their bytes.
+        total += size * max(spec.L * (4 + 4 + 4 + 1), 4096)
         total += languages * spec.n * (4 + length_table(spec.l).maximum * spec.dtype.itemsize)
     return total
 

@@ -58,8 +58,11 @@ def words(tag: int, count: int, *, seed: int, index: int) -> Words:
     return lanes.transpose(1, 0, 2).reshape(-1)[:count]
 
 
-def words_at(tag: int, positions: NDArray[Any], *, seed: int, index: int) -> Words:
-    """word(tag, p) for each of the positions p: uint32, of the positions' shape."""
+def words_at(tag: int | NDArray[Any], positions: NDArray[Any], *, seed: int, index: int) -> Words:
+    """word(tag, p) for each of the positions p: uint32, of the positions' shape.
+
+    `tag`: one for all, or one for each position.
+    """
     q, r = np.divmod(positions.astype(np.uint64), np.uint64(64))
     lane, block = np.divmod(r, np.uint64(16))
     lanes = _lanes(np.uint64(16) * q + block, tag, seed, index)
@@ -67,7 +70,7 @@ def words_at(tag: int, positions: NDArray[Any], *, seed: int, index: int) -> Wor
     return chosen
 
 
-def _lanes(blocks: NDArray[np.uint64], tag: int, seed: int, index: int) -> Words:
+def _lanes(blocks: NDArray[np.uint64], tag: int | NDArray[Any], seed: int, index: int) -> Words:
     counter = np.empty((4, *blocks.shape), np.uint64)
     counter[0], counter[1] = blocks, tag
     counter[2], counter[3] = index % 2**32, index // 2**32

@@ -6,6 +6,7 @@ kernel is tested against it, and takes its place where numba is installed.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,14 +56,28 @@ def order(spec: Spec, seed: int, split: Split, index: int, count: int) -> NDArra
     return scale(w, spec.usable_elements)
 
 
-def language(spec: Spec, seed: int, split: Split, index: int) -> Language:
-    """Every element of the language that the sample speaks."""
+def language(
+    spec: Spec, seed: int, split: Split, index: int, proceed: Callable[[], None]
+) -> Language:
+    """Every element of the language that the sample speaks.
+
+    `proceed` is called again and again; what it raises ends the work.
+    """
     index = index if spec.language is None else spec.language
-    n_lengths = lengths(spec, seed, split, index, np.arange(spec.n))
-    elements = [
-        element(spec, seed, split, index, i, length) for i, length in enumerate(n_lengths.tolist())
-    ]
-    return Language(n_lengths, np.concatenate(elements))
+    n_lengths = np.empty(spec.n, np.int32)
+    for elements in _chunks(spec.n):
+        proceed()
+        n_lengths[elements] = lengths(spec, seed, split, index, elements)
+    ends = np.cumsum(n_lengths, dtype=np.int64)
+    tokens = np.empty(ends[-1], spec.dtype)
+    for positions in _chunks(len(tokens)):
+        proceed()
+        i = np.searchsorted(ends, positions, side="right")
+        offsets = positions - ends[i] + n_lengths[i]
+        tags = tag(Purpose.TOKEN, split.code) + (i << 8)
+        w = words_at(tags, offsets, seed=seed, index=index)
+        tokens[positions] = 1 + scale(w, spec.alphabet)
+    return Language(n_lengths, tokens)
 
 
 def sample(spec: Spec, seed: int, split: Split, index: int) -> tuple[Tokens, Tokens]:
@@ -72,11 +87,17 @@ def sample(spec: Spec, seed: int, split: Split, index: int) -> tuple[Tokens, Tok
     return _noisy(spec, seed, split, index, clean)[0], stream.tokens[1:]
 
 
-def provenance(spec: Spec, seed: int, split: Split, first: int, size: int) -> Provenance:
-    """Where each token of the samples [first, first + size) comes from."""
+def provenance(
+    spec: Spec, seed: int, split: Split, first: int, size: int, proceed: Callable[[], None]
+) -> Provenance:
+    """Where each token of the samples [first, first + size) comes from.
+
+    `proceed` is called again and again; what it raises ends the work.
+    """
     element_ids, offsets, exposures = np.empty((3, size, spec.L), np.int32)
     corruption = np.empty((size, spec.L), np.uint8)
     for row, index in enumerate(range(first, first + size)):
+        proceed()
         stream = _stream(spec, seed, split, index)
         repetition = stream.repetition[: spec.L]
         element_ids[row] = stream.order[repetition]
@@ -84,8 +105,14 @@ def provenance(spec: Spec, seed: int, split: Split, first: int, size: int) -> Pr
         exposures[row] = _times_before(stream.order)[repetition]
         corruption[row] = _noisy(spec, seed, split, index, stream.tokens[: spec.L])[1]
     speakers = range(first, first + (size if spec.language is None else 1))
-    languages = tuple(language(spec, seed, split, index) for index in speakers)
+    languages = tuple(language(spec, seed, split, index, proceed) for index in speakers)
     return Provenance(element_ids, offsets, exposures, corruption, languages)
+
+
+def _chunks(count: int) -> Iterator[NDArray[np.int64]]:
+    """0 .. count-1 in pieces that take some milliseconds each."""
+    for first in range(0, count, 2**16):
+        yield np.arange(first, min(first + 2**16, count))
 
 
 def _stream(spec: Spec, seed: int, split: Split, index: int) -> _Stream:
