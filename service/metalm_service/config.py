@@ -13,6 +13,17 @@ from metalm_proto.fields import Field
 
 MIB = 2**20
 
+COPIES = 3
+"""Of a batch that a door holds at most at one time: being generated, being sent, and what its
+transport has copied but not sent."""
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 CONFIG_FIELDS = (
     Field(
         name="host",
@@ -36,10 +47,10 @@ CONFIG_FIELDS = (
     ),
     Field(
         name="threads",
-        default=min(32, os.cpu_count() or 1),
+        default=min(32, _cores()),
         lower=1,
         upper=1024,
-        doc="threads that generate for HTTP",
+        doc="threads that generate; more gain nothing than there are cores",
     ),
     Field(
         name="max_message_bytes",
@@ -71,8 +82,7 @@ CONFIG_FIELDS = (
     ),
     Field(
         name="drain_timeout_s",
-        kind=float,
-        default=20.0,
+        default=20,
         lower=0,
         upper=3600,
         doc="seconds that running requests get after SIGTERM",
@@ -93,16 +103,17 @@ class ServerConfig:
     max_request_samples: int = _BY_NAME["max_request_samples"].default
     max_inflight_bytes: int = _BY_NAME["max_inflight_bytes"].default
     max_requests: int = _BY_NAME["max_requests"].default
-    drain_timeout_s: float = _BY_NAME["drain_timeout_s"].default
+    drain_timeout_s: int = _BY_NAME["drain_timeout_s"].default
 
     def __post_init__(self) -> None:
         for field in CONFIG_FIELDS:
             object.__setattr__(self, field.name, field.check(getattr(self, field.name)))
+        if self.port and self.port == self.grpc_port:
+            raise InvalidArgument("grpc_port", self.grpc_port, "another port than port")
         if not self.host:
             raise InvalidArgument("host", self.host, "an address or a host name")
-        if self.max_inflight_bytes < 2 * self.max_message_bytes:
-            # A stream has one batch in work and one on its way out.
-            bound = f"at least twice max_message_bytes, {2 * self.max_message_bytes}"
+        if self.max_inflight_bytes < COPIES * self.max_message_bytes:
+            bound = f"at least {COPIES} times max_message_bytes, {COPIES * self.max_message_bytes}"
             raise InvalidArgument("max_inflight_bytes", self.max_inflight_bytes, bound)
 
     @classmethod
@@ -118,7 +129,8 @@ class ServerConfig:
     def load(cls, flags: Mapping[str, Any], environment: Mapping[str, str]) -> ServerConfig:
         """From parsed flags, then `METALM_*` variables, then defaults.
 
-        Raises InvalidArgument, whose field is the flag or the variable that was wrong.
+        Raises InvalidArgument; its field is the flag or the variable, and for what is wrong only
+        together with another value its name.
         """
         values = {}
         for field in CONFIG_FIELDS:

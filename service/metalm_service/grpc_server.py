@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent import futures
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from metalm_proto import errors, messages, wire
+from metalm_proto.batch import Batch
+from metalm_proto.spec import BatchRequest
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_service.config import ServerConfig
-from metalm_service.handler import Handler
+from metalm_service.handler import CallerGoneError, Handler
 
 SERVICE = pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 SPARE_THREADS = 8
 """Threads beyond those that admitted requests can hold: for health, reflection, refusals."""
+
+M = TypeVar("M", bound=Message)
 
 _log = logging.getLogger(__name__)
 
@@ -31,32 +36,39 @@ class _Servicer:
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
 
-    def describe(self, message: pb.DescribeRequest, context: grpc.ServicerContext) -> Any:
+    def describe(self, data: bytes, context: grpc.ServicerContext) -> pb.DescribeResponse:
         try:
+            message = _parsed(pb.DescribeRequest, data)
             spec = messages.spec_from_message(message.spec) if message.HasField("spec") else None
             return messages.description_to_message(self._handler.describe(spec))
         except Exception as error:
             _abort(context, error)
 
-    def sample(self, message: pb.SampleRequest, context: grpc.ServicerContext) -> bytes:
+    def sample(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         try:
-            request = messages.sample_request_from_message(message)
-            with self._handler.admit(request) as admission:
-                (batch,) = admission.batches(_proceed_while(context))
-                return wire.batch_response(wire.encode_batch(batch))
+            request = messages.sample_request_from_message(_parsed(pb.SampleRequest, data))
+            (batch,) = self._admitted(request, context)
+            return wire.batch_response(wire.encode_batch(batch))
         except Exception as error:
             _abort(context, error)
 
-    def stream_batches(
-        self, message: pb.StreamBatchesRequest, context: grpc.ServicerContext
-    ) -> Iterator[bytes]:
+    def stream_batches(self, data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
+            message = _parsed(pb.StreamBatchesRequest, data)
             request = messages.stream_request_from_message(message)
-            with self._handler.admit(request) as admission:
-                for batch in admission.batches(_proceed_while(context)):
-                    yield wire.batch_response(wire.encode_batch(batch))
+            batches = self._admitted(request, context)
+            # map keeps no batch while its bytes are being sent.
+            yield from map(wire.batch_response, map(wire.encode_batch, batches))
         except Exception as error:
             _abort(context, error)
+
+    def _admitted(self, request: BatchRequest, context: grpc.ServicerContext) -> Iterator[Batch]:
+        """The batches of a request, whose reservation lasts until its call has ended: until then
+        its bytes may wait in gRPC's own buffers, whatever this side has done."""
+        admission = self._handler.admit(request)
+        if not context.add_callback(admission.close):
+            admission.close()
+        return admission.batches(context.is_active)
 
 
 class GrpcServer:
@@ -66,8 +78,11 @@ class GrpcServer:
     """
 
     def __init__(self, handler: Handler, config: ServerConfig) -> None:
+        threads = config.max_requests + SPARE_THREADS
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(config.max_requests + SPARE_THREADS, "grpc"),
+            futures.ThreadPoolExecutor(threads, "grpc"),
+            # More calls than threads would wait without an answer, health checks among them.
+            maximum_concurrent_rpcs=threads,
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", 2**18),
@@ -75,19 +90,14 @@ class GrpcServer:
             ],
         )
         servicer = _Servicer(handler)
-        # The generated servicer would serialise every batch twice: these give bytes.
+        # Not the generated servicer: it would serialise every batch once more, and call a message
+        # that cannot be parsed a defect of the service.
         methods: dict[str, Any] = {
             "Describe": grpc.unary_unary_rpc_method_handler(
-                servicer.describe,
-                pb.DescribeRequest.FromString,
-                pb.DescribeResponse.SerializeToString,
+                servicer.describe, None, pb.DescribeResponse.SerializeToString
             ),
-            "Sample": grpc.unary_unary_rpc_method_handler(
-                servicer.sample, pb.SampleRequest.FromString
-            ),
-            "StreamBatches": grpc.unary_stream_rpc_method_handler(
-                servicer.stream_batches, pb.StreamBatchesRequest.FromString
-            ),
+            "Sample": grpc.unary_unary_rpc_method_handler(servicer.sample),
+            "StreamBatches": grpc.unary_stream_rpc_method_handler(servicer.stream_batches),
         }
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(SERVICE, methods),)
@@ -118,21 +128,18 @@ class GrpcServer:
         return self._server.stop(grace_s)
 
 
-class _CallEndedError(Exception):
-    """The caller has gone or its deadline has passed: there is nobody to answer."""
-
-
-def _proceed_while(context: grpc.ServicerContext) -> Callable[[], None]:
-    def proceed() -> None:
-        if not context.is_active():
-            raise _CallEndedError
-
-    return proceed
+def _parsed(kind: type[M], data: bytes) -> M:
+    """The message. Raises InvalidArgument if the bytes are none."""
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        bound = f"a serialised {kind.DESCRIPTOR.full_name}"
+        raise errors.InvalidArgument("request", data[:16], bound) from error
 
 
 def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
     """Ends the call with the error's own code and details, and never with a defect's text."""
-    if isinstance(error, _CallEndedError):
+    if isinstance(error, CallerGoneError):
         context.abort(grpc.StatusCode.CANCELLED, "the caller has gone")
     if not isinstance(error, errors.MetaLMError):
         _log.error("a call failed", exc_info=error)

@@ -11,11 +11,8 @@ from metalm_proto.batch import Batch
 from metalm_proto.description import Description, Limits
 from metalm_proto.errors import Draining, LimitExceeded, Overloaded, Starting
 from metalm_proto.spec import BatchRequest, Spec
-from metalm_service.config import ServerConfig
+from metalm_service.config import COPIES, ServerConfig
 from metalm_service.core import engine
-
-BATCHES_PER_STREAM = 2
-"""A stream has at most one batch in work and one on its way out."""
 
 VERSION = version("metalm")
 
@@ -24,6 +21,10 @@ class State(Enum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
+
+
+class CallerGoneError(Exception):
+    """There is nobody left to generate for."""
 
 
 class Handler:
@@ -35,7 +36,9 @@ class Handler:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self._lock = threading.Lock()
+        self._generating = threading.Semaphore(config.threads)
         self._state = State.STARTING
+        self._abandoned = False
         self._inflight_bytes = 0
         self._requests = 0
 
@@ -55,6 +58,10 @@ class Handler:
         with self._lock:
             self._state = State.DRAINING
 
+    def abandon(self) -> None:
+        """Ends the work of all requests that still run."""
+        self._abandoned = True
+
     def describe(self, spec: Spec | None) -> Description:
         """Generators, limits, version, and the token ids of a spec."""
         limits = Limits(
@@ -64,24 +71,25 @@ class Handler:
         )
         return Description(version=VERSION, engine=engine.engine_name(), limits=limits, spec=spec)
 
-    def admit(self, request: BatchRequest) -> Admission:
+    def admit(self, request: BatchRequest, weight: int = 1) -> Admission:
         """Reserves what the request will need, before anything of it is allocated.
+
+        `weight`: bytes that the form of the answer takes for each byte of arrays.
 
         Raises LimitExceeded, Overloaded, Starting or Draining.
         """
         config = self.config
         if request.samples > config.max_request_samples:
-            bound = f"such that stop - start <= {config.max_request_samples}, this server's limit"
-            raise LimitExceeded("stop", request.stop, bound)
-        message_bytes = engine.batch_bytes(request)
+            bound = f"at most {config.max_request_samples} in one request to this server"
+            raise LimitExceeded("samples", request.samples, bound)
+        message_bytes = weight * engine.batch_bytes(request)
         if message_bytes > config.max_message_bytes:
             bound = (
-                f"smaller (or L, n or provenance): a batch would be {message_bytes} bytes and "
+                f"smaller (or L, n or provenance): a batch would take {message_bytes} bytes and "
                 f"this server sends at most {config.max_message_bytes}"
             )
             raise LimitExceeded("batch_size", request.largest_batch, bound)
-        batches = min(BATCHES_PER_STREAM, -(-request.samples // request.batch_size))
-        reserved = batches * message_bytes
+        reserved = COPIES * message_bytes
         with self._lock:
             if self._state is State.STARTING:
                 raise Starting("the server is starting: its kernels are not ready", 1.0)
@@ -99,7 +107,17 @@ class Handler:
                 )
             self._inflight_bytes += reserved
             self._requests += 1
-        return Admission(request, lambda: self._release(reserved))
+        return Admission(self, request, reserved)
+
+    def _generate(
+        self, request: BatchRequest, first: int, size: int, wanted: Callable[[], bool]
+    ) -> Batch:
+        def proceed() -> None:
+            if self._abandoned or not wanted():
+                raise CallerGoneError
+
+        with self._generating:
+            return engine.make_batch(request, first, size, proceed)
 
     def _release(self, reserved: int) -> None:
         with self._lock:
@@ -108,24 +126,26 @@ class Handler:
 
 
 class Admission:
-    """A request that was admitted; gives back what was reserved when it is closed."""
+    """A request that was admitted; gives back what was reserved when it is closed.
 
-    def __init__(self, request: BatchRequest, release: Callable[[], None]) -> None:
+    Closing it twice is fine, from any thread.
+    """
+
+    def __init__(self, handler: Handler, request: BatchRequest, reserved: int) -> None:
         self.request = request
-        self._release: Callable[[], None] | None = release
+        self._handler = handler
+        self._reserved = reserved
+        self._closing = threading.Lock()
 
-    def batches(self, proceed: Callable[[], None] | None = None) -> Iterator[Batch]:
-        """The request's batches, in order; `proceed` may raise to end the work."""
+    def batches(self, wanted: Callable[[], bool]) -> Iterator[Batch]:
+        """The request's batches, in order.
+
+        `wanted` is asked every few million tokens; CallerGoneError is raised when it says no.
+        """
         for first, size in self.request.ranges():
-            yield engine.make_batch(self.request, first, size, proceed)
+            yield self._handler._generate(self.request, first, size, wanted)
 
     def close(self) -> None:
-        release, self._release = self._release, None
-        if release is not None:
-            release()
-
-    def __enter__(self) -> Admission:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        # Taken once and never given back.
+        if self._closing.acquire(blocking=False):
+            self._handler._release(self._reserved)

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import xxhash
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from metalm_proto import errors, formats, query, wire
 from metalm_proto.batch import Batch
-from metalm_proto.spec import GENERATORS, BatchRequest
+from metalm_proto.spec import BatchRequest
 from metalm_service import openapi
-from metalm_service.core.engine import engine_name
 from metalm_service.handler import VERSION, Admission, Handler, State
-
-_log = logging.getLogger(__name__)
 
 Pairs = list[tuple[str, str]]
 Parser = Callable[[Pairs], tuple[BatchRequest, bool]]
@@ -36,14 +34,35 @@ class Format:
     name: str
     media_type: str
     encode: Callable[[Batch], Sequence[wire.Buffer]]
+    # Bytes of memory that encoding takes for each byte of arrays: lists of Python's integers and
+    # strings are large.
+    weight: int = 1
+    tells_provenance: bool = True
     # Bytes of the whole answer, where they are known before it is generated.
     length: Callable[[BatchRequest], int | None] = lambda request: None
 
 
 SAMPLE_FORMATS = (
-    Format("json", "application/json", lambda batch: [formats.sample_to_json(batch).encode()]),
-    Format("text", "text/plain; charset=utf-8", lambda batch: [formats.to_text(batch).encode()]),
-    Format("npz", "application/zip", lambda batch: [formats.to_npz(batch)]),
+    Format(
+        "json",
+        "application/json",
+        lambda batch: [formats.sample_to_json(batch).encode()],
+        weight=16,
+    ),
+    Format(
+        "text",
+        "text/plain; charset=utf-8",
+        lambda batch: [formats.to_text(batch).encode()],
+        weight=40,
+        tells_provenance=False,
+    ),
+    Format(
+        "npz",
+        "application/zip",
+        lambda batch: [formats.to_npz(batch)],
+        weight=2,
+        tells_provenance=False,
+    ),
     Format("protobuf", wire.MEDIA_TYPE, wire.encode_batch),
 )
 BATCHES_FORMATS = (
@@ -51,19 +70,20 @@ BATCHES_FORMATS = (
         "protobuf",
         wire.STREAM_MEDIA_TYPE,
         lambda batch: wire.length_prefixed(wire.encode_batch(batch)),
-        wire.encoded_length,
+        length=wire.encoded_length,
     ),
     Format(
         "ndjson",
         "application/x-ndjson",
         lambda batch: [(formats.to_json(batch) + "\n").encode()],
+        weight=16,
     ),
 )
 
 
 def create_app(handler: Handler, executor: Executor) -> FastAPI:
     """The application; batches are generated on `executor`."""
-    app = FastAPI(
+    app = FastAPIOffline(
         title="MetaLM data service",
         version=VERSION,
         description=openapi.DESCRIPTION,
@@ -73,94 +93,119 @@ def create_app(handler: Handler, executor: Executor) -> FastAPI:
     app.add_exception_handler(HTTPException, _problem_of_status)
     app.add_exception_handler(Exception, _problem_of_defect)
 
-    def answer(request: Request, parse: Parser, choices: Sequence[Format]) -> Response:
+    async def answer(request: Request, parse: Parser, choices: Sequence[Format]) -> Response:
         pairs, chosen = _negotiate(request, choices)
         wanted, seeded = parse(pairs)
-        headers = _cache_headers(wanted, seeded, chosen)
-        if seeded and headers["ETag"] in _etags(request):
+        if wanted.provenance and not chosen.tells_provenance:
+            bound = f"false with format {chosen.name}, which has no room for it"
+            raise errors.InvalidArgument("provenance", True, bound)
+        headers = _headers(request, wanted, seeded, chosen)
+        if seeded and _etags(request) & {headers["ETag"], "*"}:
             return Response(status_code=304, headers=headers)
-        admission = handler.admit(wanted)
-        return _BatchesResponse(admission, chosen, executor, headers)
+        length = chosen.length(wanted)
+        if length is not None:
+            headers["Content-Length"] = str(length)
+        if request.method == "HEAD":
+            return Response(media_type=chosen.media_type, headers=headers)
+        stream = _Stream(handler.admit(wanted, chosen.weight), chosen.encode, executor)
+        try:
+            # Before the status is sent: what goes wrong here can still be told.
+            first = await stream.following()
+        except BaseException:
+            stream.close()
+            raise
+        if wanted.samples <= wanted.batch_size:
+            headers["Content-Length"] = str(sum(map(len, first)))
+        return _StreamResponse(stream, first, media_type=chosen.media_type, headers=headers)
 
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("docs")
+
+    @app.head("/sample", include_in_schema=False)
     @app.get("/sample", **openapi.sample(SAMPLE_FORMATS))
     async def sample(request: Request) -> Response:
-        return answer(request, query.parse_sample, SAMPLE_FORMATS)
+        return await answer(request, query.parse_sample, SAMPLE_FORMATS)
 
+    @app.head("/batches", include_in_schema=False)
     @app.get("/batches", **openapi.batches(BATCHES_FORMATS))
     async def batches(request: Request) -> Response:
-        return answer(request, query.parse_batches, BATCHES_FORMATS)
+        return await answer(request, query.parse_batches, BATCHES_FORMATS)
 
+    @app.head("/describe", include_in_schema=False)
     @app.get("/describe", **openapi.describe())
     async def describe(request: Request) -> Response:
         spec = query.parse_spec(request.query_params.multi_items())
-        description = handler.describe(spec)
-        return JSONResponse(description.as_dict())
+        return _now(handler.describe(spec).as_dict())
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz", **openapi.probe("Alive"))
-    async def healthz() -> dict[str, str]:
-        return {"status": "alive"}
+    async def healthz() -> Response:
+        return _now({"status": "alive"})
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", **openapi.probe("Ready: kernels warm, not draining"))
-    async def readyz() -> JSONResponse:
-        ready = handler.state is State.READY
-        return JSONResponse({"status": handler.state.value}, 200 if ready else 503)
+    async def readyz() -> Response:
+        return _now({"status": handler.state.value}, 200 if handler.state is State.READY else 503)
 
+    @app.head("/version", include_in_schema=False)
     @app.get("/version", **openapi.probe("Versions"))
-    async def version() -> dict[str, Any]:
-        return {"version": VERSION, "generators": GENERATORS, "engine": engine_name()}
+    async def version() -> Response:
+        description = handler.describe(None).as_dict()
+        return _now({name: description[name] for name in ("version", "generators", "engine")})
 
     return app
 
 
-class _BatchesResponse(StreamingResponse):
-    """Streams an admitted request's batches, the next one generated while one is being sent.
-
-    The admission is closed whatever happens, but not before the thread that fills its bytes is
-    done with them.
-    """
+class _Stream:
+    """The encoded batches of an admitted request; the next one is generated while one is sent."""
 
     def __init__(
-        self, admission: Admission, chosen: Format, executor: Executor, headers: dict[str, str]
+        self,
+        admission: Admission,
+        encode: Callable[[Batch], Sequence[wire.Buffer]],
+        executor: Executor,
     ) -> None:
         self._admission = admission
-        self._batches = admission.batches(self._proceed)
-        self._encode = chosen.encode
+        self._batches = map(encode, admission.batches(lambda: not self._closed))
         self._executor = executor
-        self._working: Future[Sequence[wire.Buffer] | None] | None = None
-        self._gone = False
-        length = chosen.length(admission.request)
-        if length is not None:
-            headers = {**headers, "Content-Length": str(length)}
-        super().__init__(self._chunks(), media_type=chosen.media_type, headers=headers)
+        self._closed = False
+        self._working = executor.submit(next, self._batches, ())
+
+    async def following(self) -> Sequence[wire.Buffer]:
+        """The next batch's buffers; none at the end, when the reservation is given back: the
+        caller may ask again the moment that it has the last byte."""
+        buffers = await asyncio.wrap_future(self._working)
+        if buffers:
+            self._working = self._executor.submit(next, self._batches, ())
+        else:
+            self._admission.close()
+        return buffers
+
+    def close(self) -> None:
+        """Ends the work. The reservation is kept until the thread that fills its bytes is done."""
+        self._closed = True
+        self._working.add_done_callback(lambda _: self._admission.close())
+
+
+class _StreamResponse(StreamingResponse):
+    """Sends a stream whose first batch is here, and closes it whatever happens."""
+
+    def __init__(self, stream: _Stream, first: Sequence[wire.Buffer], **others: Any) -> None:
+        self._stream = stream
+        super().__init__(self._chunks(first), **others)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._gone = True
-            if self._working is None:
-                self._admission.close()
-            else:
-                self._working.add_done_callback(lambda _: self._admission.close())
+            self._stream.close()
 
-    async def _chunks(self) -> AsyncIterator[wire.Buffer]:
-        self._working = self._executor.submit(self._following)
-        while (buffers := await asyncio.wrap_future(self._working)) is not None:
-            self._working = self._executor.submit(self._following)
+    async def _chunks(self, buffers: Sequence[wire.Buffer]) -> AsyncIterator[wire.Buffer]:
+        while buffers:
             for buffer in buffers:
                 yield buffer
-
-    def _following(self) -> Sequence[wire.Buffer] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else self._encode(batch)
-
-    def _proceed(self) -> None:
-        if self._gone:
-            raise _CallerGoneError
-
-
-class _CallerGoneError(Exception):
-    """There is nobody left to generate for."""
+            buffers = await self._stream.following()
 
 
 def _negotiate(request: Request, choices: Sequence[Format]) -> tuple[Pairs, Format]:
@@ -201,12 +246,16 @@ def _accepted(header: str, choices: Sequence[Format]) -> Format:
     return best
 
 
-def _cache_headers(request: BatchRequest, seeded: bool, chosen: Format) -> dict[str, str]:
+def _headers(
+    request: Request, wanted: BatchRequest, seeded: bool, chosen: Format
+) -> dict[str, str]:
+    """What may be cached, and for how long; for a drawn seed, where the same answer can be had."""
     if not seeded:
-        return {"Cache-Control": "no-store"}
+        again = request.url.include_query_params(seed=wanted.seed)
+        return {"Cache-Control": "no-store", "Content-Location": f"{again.path}?{again.query}"}
     # The protobuf bytes are fixed by the generator's name; the other forms by this version too.
-    form = (chosen.name, VERSION)
-    name = xxhash.xxh3_128_hexdigest(repr((query.batches_pairs(request), form)).encode())
+    form = (chosen.media_type, VERSION)
+    name = xxhash.xxh3_128_hexdigest(repr((query.batches_pairs(wanted), form)).encode())
     return {
         "Cache-Control": "public, max-age=31536000, immutable",
         "ETag": f'"{name}"',
@@ -214,38 +263,40 @@ def _cache_headers(request: BatchRequest, seeded: bool, chosen: Format) -> dict[
     }
 
 
+def _now(content: dict[str, Any], status: int = 200) -> Response:
+    """An answer about this server at this moment, which no cache may keep."""
+    return JSONResponse(content, status, headers={"Cache-Control": "no-store"})
+
+
 def _etags(request: Request) -> set[str]:
     header = request.headers.get("if-none-match", "")
     return {tag.strip().removeprefix("W/") for tag in header.split(",")}
 
 
-def _problem(status: int, title: str, detail: str, **others: Any) -> JSONResponse:
-    """An error as RFC 9457 has it."""
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **others}
-    return JSONResponse(body, status, media_type="application/problem+json")
+def _problem(
+    status: int, detail: str, headers: Mapping[str, str] | None = None, **others: Any
+) -> Response:
+    """An error as RFC 9457 has it; its `reason` is the error table's."""
+    body = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail, **others}
+    headers = {"Cache-Control": "no-store", **(headers or {})}
+    return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
 async def _problem_of_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.MetaLMError)
+    others: dict[str, Any] = dict(error.details())
+    headers = {}
     retry_after_s = getattr(error, "retry_after_s", None)
-    others = {} if retry_after_s is None else {"retry_after_s": retry_after_s}
-    response = _problem(
-        error.http_status,
-        type(error).__name__,
-        str(error),
-        reason=error.reason,
-        **error.details(),
-        **others,
-    )
-    response.headers["Cache-Control"] = "no-store"
     if retry_after_s is not None:
-        response.headers["Retry-After"] = str(math.ceil(retry_after_s))
-    return response
+        others["retry_after_s"] = retry_after_s
+        headers["Retry-After"] = str(math.ceil(retry_after_s))
+    return _problem(error.http_status, str(error), headers, reason=error.reason, **others)
 
 
 async def _problem_of_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _problem(error.status_code, error.detail, f"{request.method} {request.url.path}")
+    # With its headers: a 405 must name the methods that are allowed.
+    return _problem(error.status_code, f"{request.method} {request.url.path}", error.headers)
 
 
 async def _problem_of_defect(request: Request, error: Exception) -> Response:

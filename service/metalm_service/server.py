@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import uvicorn
 
@@ -18,12 +18,11 @@ from metalm_service.grpc_server import GrpcServer
 from metalm_service.handler import VERSION, Handler
 from metalm_service.http_app import create_app
 
-_log = logging.getLogger(__name__)
-
 
 def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None:
     """Serves until SIGTERM or SIGINT, then drains: new requests are refused, running ones get
-    `config.drain_timeout_s`. `announce` gets the line that says both addresses once it is ready.
+    `config.drain_timeout_s`; a second signal ends them at once. `announce` gets the line that says
+    both addresses once it is ready.
 
     Raises OSError if an address cannot be bound.
     """
@@ -35,43 +34,58 @@ async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
     listener = _listen(config.host, config.port)
     # gRPC does not say why it cannot listen, and prints lines of its own: so this is asked before.
     _listen(config.host, config.grpc_port).close()
-    with ThreadPoolExecutor(config.threads, "generate") as executor:
-        grpc_server = GrpcServer(handler, config)
-        http_server = _HttpServer(
-            uvicorn.Config(
-                create_app(handler, executor),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=max(1, round(config.drain_timeout_s)),
-            )
+    grpc_server = GrpcServer(handler, config)
+    executor = ThreadPoolExecutor(config.threads, "generate")
+    http_server = _HttpServer(
+        uvicorn.Config(
+            create_app(handler, executor),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=config.drain_timeout_s,
         )
-        loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        grpc_server.start()
-        serving = asyncio.create_task(http_server.serve(sockets=[listener]))
-        warming = asyncio.create_task(asyncio.to_thread(handler.warm))
-        stopping = asyncio.create_task(stop.wait())
+    )
+    signalled, again = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(
+            number, lambda: again.set() if signalled.is_set() else signalled.set()
+        )
+    grpc_server.start()
+    serving = asyncio.create_task(http_server.serve(sockets=[listener]))
+    warming = asyncio.create_task(asyncio.to_thread(handler.warm))
+    stopping = asyncio.create_task(signalled.wait())
+    try:
         await asyncio.wait({serving, warming, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if warming.done() and not serving.done():
+        if warming.done():
             warming.result()
             grpc_server.set_serving(True)
             host = f"[{config.host}]" if ":" in config.host else config.host
-            port = listener.getsockname()[1]
             announce(
-                f"metalm {VERSION} ready: http://{host}:{port} "
+                f"metalm {VERSION} ready: http://{host}:{listener.getsockname()[1]} "
                 f"grpc://{host}:{grpc_server.port} ({engine_name()} engine)"
             )
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            raise RuntimeError("the HTTP server ended by itself")
+    finally:
         handler.drain()
-        stopped = grpc_server.stop(config.drain_timeout_s)
+        drained = grpc_server.stop(config.drain_timeout_s)
         http_server.should_exit = True
-        await asyncio.to_thread(stopped.wait)
-        await serving
-        stopping.cancel()
-        await asyncio.wait({warming, stopping})
+        forced: asyncio.Task[Any] = asyncio.create_task(again.wait())
+        draining = asyncio.create_task(asyncio.to_thread(drained.wait))
+        ending: asyncio.Task[Any] = asyncio.create_task(asyncio.wait({serving, draining}))
+        await asyncio.wait({ending, forced}, return_when=asyncio.FIRST_COMPLETED)
+        handler.abandon()
+        if not ending.done():
+            http_server.force_exit = True
+            grpc_server.stop(0)
+        await ending
+        for task in (forced, stopping):
+            task.cancel()
+        # Threads that still generate for nobody look up within milliseconds; a compiler does not,
+        # and is not waited for.
+        executor.shutdown(wait=False, cancel_futures=True)
 
 
 class _HttpServer(uvicorn.Server):
