@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except InvalidArgument as error:
         return _failed(error, 2)
     except BrokenPipeError:
@@ -76,6 +77,8 @@ def _warm(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
+    if options.provenance and options.format == "text":
+        raise InvalidArgument("provenance", True, "absent with --format text")
     with MetaLMClient(options.url) as client:
         batch = client.sample(
             _parsed(INDEX, options),
@@ -84,12 +87,16 @@ def _sample(options: argparse.Namespace) -> None:
             provenance=options.provenance,
             spec=_spec(options),
         )
-    sys.stdout.write(_SAMPLE_FORMATS[options.format](batch))
+    if options.seed is None:
+        print(f"metalm: seed {batch.seed}", file=sys.stderr)
+    print(_SAMPLE_FORMATS[options.format](batch), end="")
 
 
 def _generate(options: argparse.Namespace) -> None:
     # As an exception, so that the half-written file is taken away.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    if options.output == "":
+        raise InvalidArgument("output", "", "the name of a file, or -")
     start, samples = _parsed(START, options), _parsed(_SAMPLES, options)
     with (
         MetaLMClient(options.url) as client,
@@ -104,7 +111,8 @@ def _generate(options: argparse.Namespace) -> None:
     ):
         if options.seed is None:
             print(f"metalm: seed {batches.seed}", file=sys.stderr)
-        write(batches, samples, options.output, options.format)
+        by_name = "npz" if (options.output or "").endswith(".npz") else "text"
+        write(batches, samples, options.output, options.format or by_name)
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -142,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     sampling = command("sample", _sample, "Print one sample.")
     _add_stream_flags(sampling)
     _add_flag(sampling, INDEX)
-    sampling.add_argument("--format", choices=_SAMPLE_FORMATS, default="json")
+    sampling.add_argument("--format", choices=_SAMPLE_FORMATS, default="json", help="[json]")
     sampling.add_argument("--provenance", action="store_true", help="add where tokens come from")
 
     generating = command("generate", _generate, "Write samples to a file, as MetaGym does.")
@@ -152,7 +160,9 @@ def _parser() -> argparse.ArgumentParser:
     generating.add_argument(
         "--output", metavar="FILE", help="file to write; standard output if absent or -"
     )
-    generating.add_argument("--format", choices=WRITERS, default="text")
+    generating.add_argument(
+        "--format", choices=WRITERS, help="text is MetaGym's [npz if FILE ends so, else text]"
+    )
 
     benching = command("bench", _bench, "Measure the speed of this machine's generator and doors.")
     benching.add_argument("--quick", action="store_true", help="fewer repetitions, less certain")

@@ -6,11 +6,24 @@ from typing import TypedDict, Unpack
 
 from metalm.iterator import BatchIterator
 from metalm.transports import connect
+from metalm.transports.base import Transport
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description, Limits
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.fields import U64, Field
-from metalm_proto.spec import BATCH_SIZE, SEED, START, BatchRequest, Profile, Spec, Split, draw_seed
+from metalm_proto.spec import (
+    BATCH_SIZE,
+    INDEX,
+    SEED,
+    SPEC_FIELDS,
+    SPLIT,
+    START,
+    BatchRequest,
+    Profile,
+    Spec,
+    Split,
+    draw_seed,
+)
 
 _TIMEOUT = Field(name="timeout_s", kind=float, lower=0, open_lower=True, upper=86400, doc="")
 _COUNT = Field(name="count", lower=0, upper=U64, doc="batches")
@@ -53,6 +66,7 @@ class MetaLMClient:
         self.url = url
         self._transport = connect(url, timeout_s=_TIMEOUT.check(timeout_s))
         self._described: Description | None = None
+        self._closed = False
 
     def sample(
         self,
@@ -66,7 +80,7 @@ class MetaLMClient:
     ) -> Batch:
         """Sample `index` of a stream, as a batch of one: x and y of shape [1, L]."""
         return self.batch(
-            index,
+            INDEX.check(index),
             batch_size=1,
             seed=seed,
             split=split,
@@ -78,7 +92,7 @@ class MetaLMClient:
         self,
         first: int = 0,
         *,
-        batch_size: int = 32,
+        batch_size: int = BATCH_SIZE.default,
         seed: int | None = None,
         split: Split | str = Split.TRAIN,
         provenance: bool = False,
@@ -100,7 +114,7 @@ class MetaLMClient:
     def batches(
         self,
         *,
-        batch_size: int = 32,
+        batch_size: int = BATCH_SIZE.default,
         seed: int | None = None,
         split: Split | str = Split.TRAIN,
         start: int = 0,
@@ -130,7 +144,7 @@ class MetaLMClient:
             request = BatchRequest(
                 spec=spec,
                 seed=seed,
-                split=Split(split) if split in set(Split) else split,  # type: ignore[arg-type]
+                split=SPLIT.check(split),
                 start=start,
                 stop=stop,
                 batch_size=batch_size,
@@ -140,10 +154,12 @@ class MetaLMClient:
 
     def describe(self, spec: Spec | None = None) -> Description:
         """What the generator behind the URL offers and allows."""
-        return self._transport.describe(spec)
+        return self._open().describe(spec)
 
     def close(self) -> None:
-        """Closes the connections; may be called again."""
+        """Closes the connections; may be called again. Whatever else is called afterwards raises
+        RuntimeError."""
+        self._closed = True
         self._transport.close()
 
     def __enter__(self) -> MetaLMClient:
@@ -153,15 +169,25 @@ class MetaLMClient:
         self.close()
 
     def _iterator(self, request: BatchRequest | None, seed: int, position: int) -> BatchIterator:
-        return BatchIterator(self._transport, request, seed, position, self._limits)
+        return BatchIterator(self._open, request, seed, position, self._limits)
+
+    def _open(self) -> Transport:
+        if self._closed:
+            raise RuntimeError("this client is closed")
+        return self._transport
 
     def _limits(self) -> Limits | None:
         if self._described is None:
-            self._described = self._transport.describe(None)
+            self._described = self._open().describe(None)
         return self._described.limits
 
 
 def _spec(spec: Spec | None, fields: SpecArguments) -> Spec:
+    names = [field.name for field in SPEC_FIELDS]
+    if unknown := set(fields) - set(names):
+        raise TypeError(f"unknown argument {min(unknown)}; a spec has {', '.join(names)}")
+    if spec is not None and not isinstance(spec, Spec):
+        raise TypeError(f"spec is a {type(spec).__name__}; it must be a Spec or None")
     if spec is None:
         return Spec(**fields)  # type: ignore[arg-type]  # Spec checks profile's text itself
     if fields:

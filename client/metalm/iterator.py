@@ -26,7 +26,7 @@ class BatchIterator(Iterator[Batch]):
 
     def __init__(
         self,
-        transport: Transport,
+        transport: Callable[[], Transport],
         request: BatchRequest | None,
         seed: int,
         position: int,
@@ -87,6 +87,6 @@ class BatchIterator(Iterator[Batch]):
         if limits is not None:
             batches = max(1, min(batches, limits.max_request_samples // size))
         self._window_stop = min(request.stop, self.position + batches * size)
-        self._window = self._transport.batches(
+        self._window = self._transport().batches(
             replace(request, start=self.position, stop=self._window_stop)
         )

@@ -31,7 +31,10 @@ class Transport(Protocol):
 
 
 def check_batch(batch: Batch, request: BatchRequest, first: int, size: int) -> None:
-    """Raises CorruptBatch unless the batch is the one that was asked for, byte for byte."""
+    """Raises CorruptBatch unless the batch is the one that was asked for, x and y byte for byte.
+
+    (Provenance has a digest of its own, which is checked where it is decoded.)
+    """
     expected = {
         "generator": request.generator,
         "spec": request.spec,
@@ -42,8 +45,8 @@ def check_batch(batch: Batch, request: BatchRequest, first: int, size: int) -> N
     for name, value in expected.items():
         if getattr(batch, name) != value:
             raise CorruptBatch(f"asked for {name} {value}, got {getattr(batch, name)}")
-    if len(batch) != size:
-        raise CorruptBatch(f"asked for {size} samples from {first}, got {len(batch)}")
+    if batch.size != size:
+        raise CorruptBatch(f"asked for {size} samples from {first}, got {batch.size}")
     if request.provenance and batch.provenance is None:
         raise CorruptBatch("asked for provenance, got none")
     batch.verify()

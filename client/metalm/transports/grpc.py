@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +25,7 @@ _SERVICE = "/metalm.v1.MetaLMService"
 class GrpcTransport:
     """A service at `grpc://host:port` or `grpcs://host:port`.
 
-    `timeout_s`: for the first sign of life, and for unary calls.
+    `timeout_s`: for a unary call, and for each message of a stream.
     """
 
     def __init__(self, target: str, *, secure: bool, timeout_s: float) -> None:
@@ -48,10 +50,12 @@ class GrpcTransport:
     def batches(self, request: BatchRequest) -> Generator[Batch, None, None]:
         with self._errors():
             call = self._stream_batches(messages.stream_request_to_message(request))
+            watch = _Watch(call, self._timeout_s)
             try:
-                for data in call:
+                while (data := watch.next()) is not None:
                     yield wire.batch_from_response(data)
             finally:
+                watch.stop()
                 call.cancel()
 
     def describe(self, spec: Spec | None) -> Description:
@@ -70,6 +74,9 @@ class GrpcTransport:
             yield
         except grpc.RpcError as error:
             raise self._translated(error) from error
+        except _SilenceError as error:
+            message = f"grpc://{self._target}: no sign of the service for {self._timeout_s:g} s"
+            raise errors.DeadlineExceeded(message) from error
 
     def _translated(self, error: grpc.RpcError) -> errors.MetaLMError:
         """The error that the service sent, or one for what gRPC itself has to say."""
@@ -97,3 +104,47 @@ class GrpcTransport:
         ):
             return errors.Unavailable(message)
         return errors.InternalError(f"{message} ({code.name})")
+
+
+class _SilenceError(Exception):
+    """A stream gave nothing for too long."""
+
+
+class _Watch:
+    """Takes messages from a stream, and cancels it when one takes longer than `timeout_s`.
+
+    gRPC knows a deadline for a whole stream only, which a slow reader would run into. One thread a
+    stream looks at the clock; while nobody waits for a message it lets the time pass.
+    """
+
+    def __init__(self, call: Any, timeout_s: float) -> None:
+        self._call = call
+        self._timeout_s = timeout_s
+        self._waiting_since: float | None = None
+        self._silent = False
+        self._stopped = threading.Event()
+        threading.Thread(target=self._run, name="metalm-watch", daemon=True).start()
+
+    def next(self) -> bytes | None:
+        """The next message, None at the end. Raises grpc.RpcError or _SilenceError."""
+        self._waiting_since = time.monotonic()
+        try:
+            message: bytes | None = next(self._call, None)
+        except grpc.RpcError:
+            if self._silent:
+                raise _SilenceError from None
+            raise
+        finally:
+            self._waiting_since = None
+        return message
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._timeout_s / 8):
+            since = self._waiting_since
+            if since is not None and time.monotonic() - since > self._timeout_s:
+                self._silent = True
+                self._call.cancel()
+                return

@@ -39,6 +39,7 @@ class HttpTransport:
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
         self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
         self._pool = urllib3.PoolManager(
             maxsize=8,
             retries=False,
@@ -82,10 +83,16 @@ class HttpTransport:
                 answer.release_conn()
             finally:
                 answer.close()
+        # A refused connection is a kind of time-out to urllib3.
+        except exceptions.NewConnectionError as error:
+            raise Unavailable(f"{self._url}: cannot connect: {_cause(error)}") from error
         except exceptions.TimeoutError as error:
-            raise DeadlineExceeded(f"{self._url}: {_reason(error)}") from error
+            message = f"{self._url}: no sign of the service for {self._timeout_s:g} s"
+            raise DeadlineExceeded(message) from error
+        except exceptions.ProtocolError as error:
+            raise Unavailable(f"{self._url}: the connection ended: {_cause(error)}") from error
         except exceptions.HTTPError as error:
-            raise Unavailable(f"{self._url}: {_reason(error)}") from error
+            raise Unavailable(f"{self._url}: {_cause(error)}") from error
 
     def _error(self, answer: urllib3.HTTPResponse) -> MetaLMError:
         """The error that the service sent, or one for whatever else answered in its place."""
@@ -135,7 +142,9 @@ class _Messages:
         self._stream.detach()
 
 
-def _reason(error: exceptions.HTTPError) -> str:
+def _cause(error: exceptions.HTTPError) -> object:
     """The innermost cause, which is what can be acted on."""
-    reason = getattr(error, "reason", None)
-    return str(reason if reason is not None else error)
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return getattr(cause, "strerror", None) or cause

@@ -7,6 +7,7 @@ from importlib.metadata import version
 
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
+from metalm_proto.errors import LimitExceeded
 from metalm_proto.spec import BatchRequest, Spec
 
 
@@ -21,7 +22,13 @@ class InProcessTransport:
 
     def batches(self, request: BatchRequest) -> Generator[Batch, None, None]:
         for first, size in request.ranges():
-            yield self._engine.make_batch(request, first, size)
+            try:
+                batch = self._engine.make_batch(request, first, size)
+            except (MemoryError, ValueError) as error:  # numpy's for more than it can address
+                count = self._engine.batch_bytes(request)
+                bound = f"smaller (or L, n or provenance): {count} bytes do not fit into memory"
+                raise LimitExceeded("batch_size", size, bound) from error
+            yield batch
 
     def describe(self, spec: Spec | None) -> Description:
         return Description(
