@@ -102,8 +102,24 @@ def test_generate_npz(tmp_path: Path) -> None:
     assert np.array_equal(archive["x"], batch.x)
     assert np.array_equal(archive["y"], batch.y)
     metadata = json.loads(str(archive["metadata"]))
+    assert metadata["digest"] == f"{batch.digest:016x}"
+    assert metadata["samples"] == 70
     assert (metadata["seed"], metadata["first"]) == (5, 0)
     assert metadata["spec"] == batch.spec.as_dict()
+
+
+def test_a_name_that_ends_in_npz_is_one(tmp_path: Path) -> None:
+    output = tmp_path / "file.npz"
+    run("generate", *METAGYM, "--samples", "1", "--seed", "5", "--output", str(output))
+    assert np.load(output)["x"].shape == (1, 20)
+
+
+def test_an_existing_file_keeps_its_mode(tmp_path: Path) -> None:
+    output = tmp_path / "file"
+    output.touch(0o600)
+    output.chmod(0o600)
+    run("generate", *METAGYM, "--samples", "1", "--seed", "5", "--output", str(output))
+    assert output.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_drawn_seed_is_told_on_standard_error() -> None:
@@ -121,6 +137,9 @@ def test_a_drawn_seed_is_told_on_standard_error() -> None:
         (["sample", "-e", "1"], ["error_rate (e)", "1"]),
         (["sample", "--seed", "x"], ["seed", "x"]),
         (["sample", "--url", "ftp://a"], ["url", "ftp://a", "grpc://"]),
+        (["generate", "--output", ""], ["output", "a file"]),
+        (["sample", "--format", "text", "--provenance"], ["provenance", "text"]),
+        (["sample", "-L", "17179869184"], ["batch_size", "bytes"]),
         (["generate", "--format", "csv"], ["--format", "csv"]),
         (["serve", "--sed", "7"], ["--sed"]),
         ([], ["COMMAND"]),
@@ -231,6 +250,13 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
     run("generate", *METAGYM, "--samples", "1", "--seed", "5", "--output", str(link))
     assert link.is_symlink()
     assert target.read_text() == expected(1)
+
+
+def test_no_standard_output_is_told() -> None:
+    command = f"{sys.executable} -m metalm generate --samples 1 --seed 1 >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "metalm: cannot write standard output: Bad file descriptor\n"
 
 
 def test_version_names_the_generator() -> None:

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 from metalm import (
+    CorruptBatch,
     InvalidArgument,
     LimitExceeded,
     MetaLMClient,
     MetaLMError,
     Spec,
+    Unavailable,
     UnknownGenerator,
 )
 from metalm.transports import connect
+from metalm_proto import wire
 from metalm_proto.batch import Batch
 from metalm_proto.fields import U64
 from metalm_proto.spec import BatchRequest
@@ -105,7 +108,7 @@ def test_arrays_may_be_written_to(client: MetaLMClient) -> None:
 def test_the_last_sample_of_all_can_be_had(client: MetaLMClient, twin: MetaLMClient) -> None:
     arguments: dict[str, Any] = {"L": 10, "seed": U64 - 1, "batch_size": 2, "start": U64 - 3}
     batches = list(client.batches(**arguments))
-    assert [len(batch) for batch in batches] == [2, 1]
+    assert [batch.size for batch in batches] == [2, 1]
     assert_same(batches[1], twin.sample(U64 - 1, L=10, seed=U64 - 1))
 
 
@@ -188,13 +191,13 @@ def test_every_door_refuses_with_the_same_words(
 
 def test_servers_refuse_the_same_that_the_client_refuses(url: str) -> None:
     """Past the client's own checks: the request is altered after it was validated."""
+    if url == "inprocess:":
+        pytest.skip("it takes validated requests and nothing else")
     transport = connect(url, timeout_s=10)
     request = BatchRequest(spec=Spec(L=10), seed=1, stop=4)
     bad_spec = Spec(L=10)
     object.__setattr__(bad_spec, "V", 1)
     object.__setattr__(request, "spec", bad_spec)
-    if url == "inprocess:":
-        return  # it takes validated requests and nothing else
     expected = error_of(lambda: Spec(V=1))
     assert error_of(lambda: next(transport.batches(request))) == expected
     request = BatchRequest(spec=Spec(L=10), seed=1, stop=4)
@@ -231,8 +234,39 @@ def test_describe_agrees(client: MetaLMClient, twin: MetaLMClient) -> None:
     assert mine.generators == ("metalm-1",)
 
 
-def test_closing_twice_is_fine(url: str) -> None:
+def test_closing_twice_is_fine_and_ends_everything(url: str) -> None:
     client = MetaLMClient(url)
-    client.sample(L=5, seed=1)
+    batches = client.batches(L=5, seed=1)
+    next(batches)
     client.close()
     client.close()
+    batches.close()
+    for call in (lambda: client.sample(L=5), client.describe, lambda: next(batches)):
+        with pytest.raises(RuntimeError, match="closed"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9", "grpc://127.0.0.1:9", "http://nobody.invalid:9"]
+)
+def test_nobody_there_is_unavailable(url: str) -> None:
+    with MetaLMClient(url) as client, pytest.raises(Unavailable, match=url.partition("//")[2]):
+        client.sample(L=5)
+
+
+def test_wrong_names_are_told_with_the_right_ones(client: MetaLMClient) -> None:
+    calls: list[Any] = [client.sample, client.batch, client.batches]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"vocab_size.*V, n, l, e, L"):
+            call(vocab_size=5)
+
+
+def test_altered_provenance_is_found(url: str) -> None:
+    with MetaLMClient(url) as client:
+        batch = client.sample(L=50, seed=1, provenance=True)
+    data = bytearray(b"".join(wire.encode_batch(batch)))
+    assert batch.provenance is not None
+    position = data.index(batch.provenance.element.tobytes())
+    data[position] ^= 1
+    with pytest.raises(CorruptBatch, match="provenance"):
+        wire.decode_batch(bytes(data))

@@ -283,7 +283,7 @@ def clean_of(batch: Batch) -> list[np.typing.NDArray[Any]]:
     """The clean tokens of x, [L] a sample, put together from the language."""
     provenance = provenance_of(batch)
     clean = []
-    for row in range(len(batch)):
+    for row in range(batch.size):
         language = provenance.languages[row % len(provenance.languages)]
         closed = [[*element, batch.spec.separator_id] for element in as_lists(language)]
         places = zip(provenance.element[row].tolist(), provenance.offset[row].tolist(), strict=True)

@@ -117,14 +117,14 @@ def test_the_numbers_of_the_contract() -> None:
 def test_elements_consist_of_uniform_tokens(profile: Profile, V: int) -> None:
     # Each element once, from the language: the stream repeats them, and tests on it over-reject.
     spec = Spec(V=V, n=3000, profile=profile)
-    language = reference.language(spec, 6, Split.TRAIN, 0)
+    language = reference.language(spec, 6, Split.TRAIN, 0, lambda: None)
     assert_uniform(language.tokens.astype(np.int64) - 1, spec.alphabet)
 
 
 @PROFILES
 def test_neighbouring_tokens_of_an_element_are_independent(profile: Profile) -> None:
     spec = Spec(V=6, n=3000, profile=profile)
-    tokens = reference.language(spec, 7, Split.TRAIN, 0).tokens.astype(np.int64) - 1
+    tokens = reference.language(spec, 7, Split.TRAIN, 0, lambda: None).tokens.astype(np.int64) - 1
     for lag in (1, 2, 16, 64):
         first, second = distant_pairs(tokens, lag)
         assert_uniform(first * spec.alphabet + second, spec.alphabet**2)
@@ -184,7 +184,9 @@ def test_the_mean_length(mean: float) -> None:
 @pytest.mark.parametrize("mean", [3.0, 8.0, 32.0])
 def test_separators_are_as_frequent_as_the_lengths_make_them(profile: Profile, mean: float) -> None:
     spec = Spec(V=20, n=5, l=mean, L=400, language=14, profile=profile)
-    lengths = reference.language(spec, 14, Split.TRAIN, 0).lengths[: spec.usable_elements]
+    lengths = reference.language(spec, 14, Split.TRAIN, 0, lambda: None).lengths[
+        : spec.usable_elements
+    ]
     # starts[t] is the probability that an element begins at t, so that t - 1 is a separator.
     starts = np.zeros(spec.L + 2)
     starts[0] = 1
@@ -290,7 +292,7 @@ def three_token_spec(n: int, profile: Profile) -> Spec:
 
 def spoken(spec: Spec, seed: int) -> Ints:
     """The elements that 60 samples speak, [60, 1024]."""
-    found = reference.provenance(spec, seed, Split.TRAIN, 0, 60)
+    found = reference.provenance(spec, seed, Split.TRAIN, 0, 60, lambda: None)
     assert np.all(found.offset[:, ::4] == 0)
     return found.element[:, ::4].astype(np.int64)
 

@@ -23,7 +23,6 @@ ARROWS = {
     },
     "metalm_service.http_app": {
         "metalm_proto",
-        "metalm_service.core",
         "metalm_service.handler",
         "metalm_service.openapi",
     },

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -11,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from metalm import MetaLMClient
+from metalm import MetaLMClient, Unavailable
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_proto.v1 import metalm_pb2_grpc
 from tests.service_process import Service
@@ -78,7 +81,7 @@ def test_describe(stub: metalm_pb2_grpc.MetaLMServiceStub) -> None:
         (pb.SampleRequest(size=0), "INVALID_ARGUMENT", "", "size"),
         (pb.SampleRequest(first=2**64 - 1, size=2), "INVALID_ARGUMENT", "", "size"),
         (pb.SampleRequest(size=2**40), "INVALID_ARGUMENT", "", "size"),
-        (pb.SampleRequest(size=2**21), "INVALID_ARGUMENT", "LIMIT_EXCEEDED", "stop"),
+        (pb.SampleRequest(size=2**21), "INVALID_ARGUMENT", "LIMIT_EXCEEDED", "samples"),
         (pb.SampleRequest(generator="metalm-9"), "NOT_FOUND", "UNKNOWN_GENERATOR", "generator"),
         (pb.StreamBatchesRequest(), "INVALID_ARGUMENT", "", "samples"),
         (pb.StreamBatchesRequest(samples=2**63 - 1, start=2**63 + 9), "INVALID_ARGUMENT", "", "stop"),
@@ -129,4 +132,47 @@ def test_a_cancelled_stream_frees_its_place(service: Service, channel: grpc.Chan
         next(call)
         call.cancel()
     with MetaLMClient(service.grpc) as client:
+        client.sample(L=5, seed=1)
+
+
+def test_bytes_that_are_no_message_are_the_callers_fault(channel: grpc.Channel) -> None:
+    for method in ("Describe", "Sample", "StreamBatches"):
+        call: Any = channel.unary_stream(f"/{SERVICE}/{method}")
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call(b"\xff\xff\xff", timeout=20))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "metalm.v1." in (caught.value.details() or "")
+
+
+def test_idle_calls_cannot_silence_the_door(service: Service) -> None:
+    """Calls that hold a thread each and say nothing: others are refused at once, not left waiting."""
+    with grpc.insecure_channel(service.grpc.removeprefix("grpc://")) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        stop = threading.Event()
+
+        def silence() -> Iterator[reflection_pb2.ServerReflectionRequest]:
+            stop.wait(60)
+            yield from ()
+
+        calls = [stub.ServerReflectionInfo(silence()) for _ in range(90)]
+        with MetaLMClient(service.grpc, timeout_s=20) as client:
+            refused = False
+            for _ in range(200):
+                try:
+                    client.sample(L=5, seed=1)
+                except Unavailable:
+                    refused = True
+                    break
+                time.sleep(0.01)
+            assert refused
+        stop.set()
+        for call in calls:
+            call.cancel()
+    with MetaLMClient(service.grpc) as client:
+        for _ in range(500):
+            try:
+                client.sample(L=5, seed=1)
+                break
+            except Unavailable:
+                time.sleep(0.01)
         client.sample(L=5, seed=1)

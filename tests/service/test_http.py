@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import time
 from typing import Any
 
 import numpy as np
@@ -270,3 +272,71 @@ def test_describe_tells_ids_of_a_spec(get: Get) -> None:
     assert answer["dtype"] == "uint16"
     assert answer["limits"]["max_message_bytes"] > 0
     assert "ids" not in get("/describe").json()
+
+
+def test_head_is_get_without_a_body(get: Get, service: Service, pool: urllib3.PoolManager) -> None:
+    for path in (
+        "/sample?V=64&n=10&seed=1&format=protobuf",
+        "/batches?L=20&seed=1&stop=5",
+        "/healthz",
+        "/describe",
+    ):
+        head, full = pool.request("HEAD", service.http + path), get(path)
+        assert (head.status, head.data) == (200, b"")
+        for name in ("Content-Type", "ETag", "Cache-Control"):
+            assert head.headers.get(name) == full.headers.get(name), (path, name)
+        if path.startswith("/batches"):
+            assert int(head.headers["Content-Length"]) == len(full.data)
+
+
+def test_a_wrong_method_is_told_the_right_ones(service: Service, pool: urllib3.PoolManager) -> None:
+    answer = pool.request("DELETE", f"{service.http}/healthz")
+    assert answer.status == 405
+    assert answer.headers["Allow"] in ("GET", "HEAD", "GET, HEAD")
+
+
+def test_every_form_tells_where_a_drawn_sample_can_be_had_again(get: Get) -> None:
+    for form in ("json", "text", "npz", "protobuf"):
+        drawn = get(f"/sample?V=8&L=20&format={form}")
+        again = get(drawn.headers["Content-Location"])
+        assert again.data == drawn.data
+        assert int(again.headers["Content-Length"]) == len(again.data)
+
+
+def test_any_etag_matches_a_star(get: Get) -> None:
+    assert get("/sample?L=20&seed=1", If_None_Match="*").status == 304
+
+
+def test_answers_about_the_moment_are_not_cached(get: Get) -> None:
+    for path in ("/healthz", "/readyz", "/version", "/describe", "/sample?V=1"):
+        assert get(path).headers["Cache-Control"] == "no-store"
+
+
+def test_forms_for_people_have_a_limit_of_their_own(get: Get) -> None:
+    """Text is many times its arrays in memory, and holds up everybody while it is made."""
+    query = "/batches?L=1048576&seed=1&batch_size=4&stop=4"
+    assert get(query).status == 200
+    assert get(f"{query}&format=ndjson").json()["reason"] == "LIMIT_EXCEEDED"
+
+
+def test_the_docs_need_nobody_else(get: Get) -> None:
+    page = get("/docs").data.decode()
+    sources = re.findall(r"""(?:src|href)=["']([^"']+)""", page)
+    assert len(sources) >= 2
+    for source in sources:
+        assert "://" not in source
+        assert get(source).status == 200
+
+
+@pytest.mark.parametrize("name", ["l", "e", "V", "seed", "provenance", "profile"])
+def test_long_wrong_values_are_refused_quickly(get: Get, name: str) -> None:
+    """A pattern that backtracks would take a minute, and hold up everybody."""
+    began = time.monotonic()
+    assert get(f"/sample?{name}={'1' * 60_000}x").status == 400
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("form", ["text", "npz"])
+def test_provenance_is_not_dropped_in_silence(get: Get, form: str) -> None:
+    problem = get(f"/sample?L=20&provenance=true&format={form}").json()
+    assert problem["field"] == "provenance"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,15 +17,22 @@ import pytest
 import urllib3
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from metalm import LimitExceeded, MetaLMClient, MetaLMError, Overloaded, Unavailable
+from metalm import (
+    DeadlineExceeded,
+    LimitExceeded,
+    MetaLMClient,
+    MetaLMError,
+    Overloaded,
+    Unavailable,
+)
 from tests.service_process import Service, metalm, running
 
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Service]:
-    """A service with room for two streams of 1 MiB batches."""
+    """A service with room for two streams of 1 MiB batches, of which it may hold three each."""
     with running(
-        "--max-message-bytes", "1048576", "--max-inflight-bytes", "4194304",
+        "--max-message-bytes", "1048576", "--max-inflight-bytes", "6291456",
         "--max-requests", "3", "--max-request-samples", "4096",
     ) as service:  # fmt: skip
         yield service
@@ -34,37 +44,105 @@ def test_limits_hold_for_both_doors(small: Service, door: str) -> None:
         client.batch(L=2**14, batch_size=32, seed=1)
         with pytest.raises(LimitExceeded, match="1048576"):
             client.batch(L=2**14, batch_size=33, seed=1)
+        with pytest.raises(LimitExceeded, match="4096 in one request"):
+            client.batch(L=1, batch_size=4097, seed=1)
         # The client cuts a long range to what this server takes at a time.
         assert sum(1 for _ in client.batches(L=8, seed=1, batch_size=100, stop=9000)) == 90
 
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_bytes_in_flight_are_bounded_and_given_back(small: Service, door: str) -> None:
-    arguments: dict[str, Any] = {"L": 2**14, "batch_size": 32, "seed": 1}
+    # 128 batches of 1 MiB: far more than the sockets' buffers take.
+    arguments: dict[str, Any] = {"L": 2**14, "batch_size": 32, "seed": 1, "stop": 4096}
     with MetaLMClient(getattr(small, door)) as client:
-        streams = [client.batches(**arguments) for _ in range(2)]
-        for stream in streams:
-            next(stream)
-        with pytest.raises(Overloaded) as caught:
-            client.batch(**arguments)
-        assert caught.value.retryable
-        assert caught.value.retry_after_s == 1.0
-        for stream in streams:
-            stream.close()
-        assert eventually(lambda: client.batch(**arguments)) is not None
+        for _ in range(3):
+            streams = [client.batches(**arguments) for _ in range(2)]
+            for stream in streams:
+                eventually(lambda: next(stream))  # noqa: B023
+            with pytest.raises(Overloaded, match="in flight") as caught:
+                client.sample(L=2**17, seed=1)
+            assert caught.value.retryable
+            assert caught.value.retry_after_s == 1.0
+            for stream in streams:
+                stream.close()
 
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_requests_at_one_time_are_bounded(small: Service, door: str) -> None:
     with MetaLMClient(getattr(small, door)) as client:
-        # Large enough in all that the server cannot have sent everything before it is asked again.
-        streams = [client.batches(L=2**10, batch_size=32, seed=1, stop=4096) for _ in range(4)]
+        # 64 MiB each, in batches small enough for three to have room.
+        streams = [client.batches(L=2**13, batch_size=16, seed=1, stop=4096) for _ in range(3)]
+        for stream in streams:
+            eventually(lambda: next(stream))  # noqa: B023
         with pytest.raises(Overloaded, match="3 requests"):
-            for stream in streams:
-                next(stream)
+            client.sample(L=5, seed=1)
         for stream in streams:
             stream.close()
-        assert eventually(lambda: client.sample(L=5, seed=1)) is not None
+        eventually(lambda: client.sample(L=5, seed=1))
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_a_client_is_never_refused_because_of_its_own_last_request(door: str) -> None:
+    """What a request reserved is free again the moment that its last byte is here."""
+    with running("--max-requests", "1", "--max-request-samples", "64") as service:
+        with MetaLMClient(getattr(service, door)) as client:
+            assert sum(1 for _ in client.batches(L=64, seed=1, batch_size=32, count=400)) == 400
+            for index in range(300):
+                client.sample(index, L=64, seed=1)
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_work_that_nobody_waits_for_ends(small: Service, door: str) -> None:
+    """A provenance that takes long, left: its thread and its place are free soon after."""
+    with running("--threads", "1", "--max-requests", "1") as service:
+        with MetaLMClient(getattr(service, door), timeout_s=0.2) as client:
+            with pytest.raises(DeadlineExceeded):
+                client.sample(n=8_000_000, l=0.001, L=1, seed=1, provenance=True)
+        with MetaLMClient(getattr(service, door)) as client:
+            eventually(lambda: client.sample(L=5, seed=1))
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_a_silent_server_is_noticed(door: str) -> None:
+    with running() as service, MetaLMClient(getattr(service, door), timeout_s=0.5) as client:
+        batches = client.batches(L=2**14, batch_size=32, seed=1)
+        next(batches)
+        service.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(DeadlineExceeded):
+            for _ in range(10_000):  # what is under way already may still arrive
+                next(batches)
+        service.process.send_signal(signal.SIGCONT)
+        # The iterator stands where it was, and can be asked again.
+        again = next(batches)
+        assert again.first == batches.position - 32
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_readers_that_never_read_do_not_fill_the_memory(door: str) -> None:
+    """Eight streams of 8 MiB batches, read once and then left standing: 128 MiB may be in flight."""
+    with running("--max-message-bytes", "8388608", "--max-inflight-bytes", "134217728") as service:
+        client = MetaLMClient(getattr(service, door))
+        client.batch(L=2**17, batch_size=32, seed=1)
+        before = resident_bytes(service)
+        streams = [client.batches(L=2**17, batch_size=32, seed=1) for _ in range(5)]
+        for stream in streams:
+            next(stream)
+        with pytest.raises(Overloaded):
+            next(client.batches(L=2**17, batch_size=32, seed=1))
+        highest = 0
+        for _ in range(50):
+            highest = max(highest, resident_bytes(service))
+            time.sleep(0.01)
+        assert highest - before < 128 * 2**20 + 32 * 2**20
+        for stream in streams:
+            stream.close()
+        client.close()
+
+
+def resident_bytes(service: Service) -> int:
+    fields = Path(f"/proc/{service.process.pid}/statm").read_text().split()
+    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def eventually(call: object, timeout_s: float = 20) -> object:
@@ -96,7 +174,7 @@ def test_a_running_stream_is_finished_before_the_end(door: str) -> None:
         assert service.process.wait(20) == 0
 
 
-def test_while_draining_new_requests_are_refused_and_probes_say_so() -> None:
+def test_while_draining_new_requests_are_refused_and_health_says_so() -> None:
     with running() as service:
         channel = grpc.insecure_channel(service.grpc.removeprefix("grpc://"))
         health = health_pb2_grpc.HealthStub(channel)
@@ -114,6 +192,21 @@ def test_while_draining_new_requests_are_refused_and_probes_say_so() -> None:
             assert len(list(held)) == 99
         channel.close()
         assert service.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_a_second_signal_ends_it_at_once(door: str) -> None:
+    with running("--drain-timeout-s", "600") as service:
+        with MetaLMClient(getattr(service, door)) as client:
+            stalled = client.batches(L=2**14, batch_size=32, seed=1)
+            next(stalled)
+            service.process.send_signal(signal.SIGINT)
+            host, port = service.http.removeprefix("http://").split(":")
+            until = time.monotonic() + 20
+            with suppress(OSError):  # the first one has been heard when nobody listens any more
+                while time.monotonic() < until:
+                    socket.create_connection((host, int(port))).close()
+            assert service.stop(signal.SIGINT) == 0
 
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
