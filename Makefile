@@ -10,11 +10,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCKED := $(PIP) install --require-hashes --requirement
 SOURCES := pyproject.toml README.md LICENSE \
-	$(shell find proto service client -type f -not -name '*.pyc')
+	$(shell find proto service client -not -name '*.pyc' -not -name __pycache__)
 PROTOC := $(VENV)/protoc/bin/python -m grpc_tools.protoc -Imetalm_proto/v1=proto/metalm/v1 \
 	--python_out=proto --pyi_out=proto --grpc_python_out=proto metalm_proto/v1/metalm.proto
-LOCK_FLAGS := --quiet --generate-hashes --no-header --no-emit-index-url --universal \
-	--python-version 3.11 --upgrade
+RESOLVE := $(VENV)/uv/bin/uv pip compile --quiet --generate-hashes --no-header \
+	--no-emit-index-url --universal --python-version 3.11 --upgrade
 
 help:
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,7 +38,8 @@ check: $(VENV)/dev $(VENV)/proto ## lint, types, generated code, container files
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/shellcheck .ci/run tests/docker/*.sh
 	$(PROTOC)
-	git diff --exit-code -- proto/metalm_proto/v1
+	@test -z "$$(git status --porcelain -- proto/metalm_proto/v1)" \
+		|| { git status --short -- proto/metalm_proto/v1; echo "the generated code is not what is committed"; exit 1; }
 
 format: $(VENV)/dev ## format the code
 	$(BIN)/ruff check --fix .
@@ -47,20 +48,23 @@ format: $(VENV)/dev ## format the code
 proto: $(VENV)/proto ## generate the stubs from the .proto
 	$(PROTOC)
 
-lock: $(VENV)/dev ## resolve the dependencies anew
-	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile $(LOCK_FLAGS) --extra service pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile $(LOCK_FLAGS) --group build -o docker/build-requirements.lock
-	$(BIN)/uv pip compile $(LOCK_FLAGS) --group dev -c requirements.lock -c docker/build-requirements.lock -o tests/requirements.lock
-	$(BIN)/uv pip compile $(LOCK_FLAGS) --group proto -o proto/requirements.lock
-	$(BIN)/uv pip compile $(LOCK_FLAGS) --resolution lowest-direct --extra service --group lowest \
-		pyproject.toml -o tests/requirements-lowest.lock
+lock: | $(BIN)/python ## resolve the dependencies anew
+	test -x $(VENV)/uv/bin/uv \
+		|| { $(PYTHON) -m venv $(VENV)/uv && $(VENV)/uv/bin/python -m pip install --quiet uv; }
+	$(RESOLVE) --extra service pyproject.toml -o requirements.lock
+	$(RESOLVE) --group build -o docker/build-requirements.lock
+	$(RESOLVE) --group dev -c requirements.lock -c docker/build-requirements.lock \
+		-o tests/requirements.lock
+	$(RESOLVE) --group proto -o proto/requirements.lock
+	$(RESOLVE) --resolution lowest-direct --extra service --group lowest pyproject.toml \
+		-o tests/requirements-lowest.lock
 
 bench: $(VENV)/installed ## measure generator and doors
 	$(BIN)/metalm bench
 
 lowest: $(VENV)/lowest ## run the doors' tests with the lowest supported versions
-	$(VENV)/lowest-versions/bin/python -m pytest tests/congruence tests/service tests/core/test_vectors.py
+	$(VENV)/lowest-versions/bin/python -m pytest \
+		tests/congruence tests/service tests/client tests/proto tests/core/test_vectors.py
 
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
 	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh
