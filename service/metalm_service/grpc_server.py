@@ -72,7 +72,7 @@ class _Servicer:
 
 
 class GrpcServer:
-    """A gRPC server on `address`; `port` is the one it listens on.
+    """The gRPC server of a configuration; `port` is the one it listens on.
 
     Raises OSError if the address cannot be bound.
     """

@@ -13,7 +13,6 @@ from typing import Any
 import uvicorn
 
 from metalm_service.config import ServerConfig
-from metalm_service.core.engine import engine_name
 from metalm_service.grpc_server import GrpcServer
 from metalm_service.handler import VERSION, Handler
 from metalm_service.http_app import create_app
@@ -63,7 +62,7 @@ async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
             host = f"[{config.host}]" if ":" in config.host else config.host
             announce(
                 f"metalm {VERSION} ready: http://{host}:{listener.getsockname()[1]} "
-                f"grpc://{host}:{grpc_server.port} ({engine_name()} engine)"
+                f"grpc://{host}:{grpc_server.port} ({handler.describe(None).engine} engine)"
             )
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():

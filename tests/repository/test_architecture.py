@@ -26,7 +26,12 @@ ARROWS = {
         "metalm_service.handler",
         "metalm_service.openapi",
     },
-    "metalm_service.server": {"metalm_proto", "metalm_service"},
+    "metalm_service.server": {
+        "metalm_service.config",
+        "metalm_service.grpc_server",
+        "metalm_service.handler",
+        "metalm_service.http_app",
+    },
     "metalm": {"metalm_proto", "metalm"},
 }
 LAZY = {"metalm_service"}

@@ -43,26 +43,26 @@ _jit = numba.njit(nogil=True, error_model="numpy", forceinline=True)
 
 
 @intrinsic
-def _copy(typing, target, begin, source, first, count):  # type: ignore[no-untyped-def]
+def _copy(typing, target, begin, source, first, count):
     """target[begin : begin + count] = source[first : first + count], which do not overlap.
 
     As numba cannot know that they do not, it would copy a token at a time.
     """
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         target, begin, source, first, count = arguments
         to = context.make_array(signature.args[0])(context, builder, target).data
         of = context.make_array(signature.args[2])(context, builder, source).data
         size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
         to, of = builder.gep(to, [begin]), builder.gep(of, [first])
-        cgutils.raw_memcpy(builder, to, of, count, size)  # type: ignore[no-untyped-call]
+        cgutils.raw_memcpy(builder, to, of, count, size)
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp, types.intp), generate
 
 
 @_jit
-def _philox(block, tag, index, key):  # type: ignore[no-untyped-def]
+def _philox(block, tag, index, key):
     """The four words of one block."""
     c0, c1 = uint32(block), uint32(tag)
     c2, c3 = uint32(index), uint32(index >> _32)
@@ -76,7 +76,7 @@ def _philox(block, tag, index, key):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _fill_words(words, key, tag, index, group):  # type: ignore[no-untyped-def]
+def _fill_words(words, key, tag, index, group):
     """words[0:64] = word(tag, 64 group + (0 .. 63))."""
     first_block = uint32(16 * group)
     for r in range(16):
@@ -85,7 +85,7 @@ def _fill_words(words, key, tag, index, group):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def _fill_words_at(words, elements, key, tag, index):  # type: ignore[no-untyped-def]
+def _fill_words_at(words, elements, key, tag, index):
     """words[0:64] = word(tag, p) for the 64 positions p in elements[0:64]."""
     for r in range(_BLOCK):
         p = elements[r]
@@ -97,7 +97,7 @@ def _fill_words_at(words, elements, key, tag, index):  # type: ignore[no-untyped
 
 
 @_jit
-def _spell(tokens, count, words, key, tag, index, alphabet):  # type: ignore[no-untyped-def]
+def _spell(tokens, count, words, key, tag, index, alphabet):
     """tokens[0:count] = an element's tokens; up to 63 more are written."""
     for group in range((count + 63) >> 6):
         _fill_words(words, key, tag, index, group)
@@ -107,7 +107,7 @@ def _spell(tokens, count, words, key, tag, index, alphabet):  # type: ignore[no-
 
 
 @_jit
-def _corrupt(x, clean, words, keep_from, mask_below, ratio, other, separator):  # type: ignore[no-untyped-def]
+def _corrupt(x, clean, words, keep_from, mask_below, ratio, other, separator):
     """x[0:64] = the 64 clean tokens with noise."""
     ratio_low, ratio_high = uint64(uint32(ratio)), uint32(ratio >> _32)
     for j in range(_BLOCK):
@@ -120,12 +120,12 @@ def _corrupt(x, clean, words, keep_from, mask_below, ratio, other, separator):  
 
 
 @_jit
-def _length(word, zeros, table):  # type: ignore[no-untyped-def]
+def _length(word, zeros, table):
     return max(MINIMUM_LENGTH, zeros + np.searchsorted(table, word, side="right"))
 
 
 @_jit
-def _fill_language(  # type: ignore[no-untyped-def]
+def _fill_language(
     language, offsets, words, more_words, key, split_tag, index, alphabet, separator, zeros, table
 ):
     """language = all elements, each closed by the separator; element i begins at offsets[i]."""
@@ -142,7 +142,7 @@ def _fill_language(  # type: ignore[no-untyped-def]
     offsets[-1] = end
 
 
-def _generate(  # type: ignore[no-untyped-def]
+def _generate(
     x, y, key, split, first, shared_language, speaker, tabulate,
     n, usable, alphabet, separator, zeros, table, keep_from, mask_below, ratio, other,
 ):  # fmt: skip
@@ -186,7 +186,7 @@ def _generate(  # type: ignore[no-untyped-def]
                 begin = offsets[element]
                 count = min(offsets[element + 1] - begin, total - t)
                 for done in range(0, count, _BLOCK):
-                    _copy(clean, t + done, language, begin + done, _BLOCK)  # type: ignore[call-arg]
+                    _copy(clean, t + done, language, begin + done, _BLOCK)
             else:
                 element_length = _length(length_words[repetition & 63], zeros, table)
                 count = min(element_length + 1, total - t)
@@ -206,7 +206,7 @@ def _generate(  # type: ignore[no-untyped-def]
             else:
                 _corrupt(noisy, source, words, keep_from, mask_below, ratio, other, separator)
                 x[row, begin:] = noisy[: length - begin]
-        _copy(y[row], 0, clean, 1, length)  # type: ignore[call-arg]
+        _copy(y[row], 0, clean, 1, length)
 
 
 def generate(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> None:
