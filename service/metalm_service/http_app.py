@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -21,7 +22,9 @@ from metalm_proto import errors, formats, query, wire
 from metalm_proto.batch import Batch
 from metalm_proto.spec import BatchRequest
 from metalm_service import openapi
-from metalm_service.handler import VERSION, Admission, Handler, State
+from metalm_service.handler import VERSION, Admission, CallerGoneError, Handler, State
+
+_log = logging.getLogger(__name__)
 
 Pairs = list[tuple[str, str]]
 Parser = Callable[[Pairs], tuple[BatchRequest, bool]]
@@ -198,6 +201,9 @@ class _StreamResponse(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except (asyncio.CancelledError, CallerGoneError):
+            # The time to drain is over. The server closes the connection and says so in a line.
+            _log.warning("a response was cut off in the middle: the service is ending")
         finally:
             self._stream.close()
 

@@ -88,7 +88,8 @@ def test_the_benchmark_prints_the_table_of_the_readme() -> None:
 def titles(text: str) -> list[str]:
     """The first cells of a table of the benchmark, without what depends on machine and length."""
     rows = re.findall(r"^\| (.+?) *\| +\S+ (?:Mtok/s|s|ms|MiB)", text, re.MULTILINE)
-    return [re.sub(r"\(numba\)|^C, .*|\de\+\d+", "", row) for row in rows]
+    # The C program has no row where there is no compiler.
+    return [re.sub(r"\(numba\)|\de\+\d+", "", row) for row in rows if not row.startswith("C,")]
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
