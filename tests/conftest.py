@@ -21,14 +21,27 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture(params=["inprocess", "http", "grpc"])
 def url(request: pytest.FixtureRequest) -> str:
-    """Each door in turn: in process, and the doors of a real server.
+    """Each door in turn: in process, and the doors of a real server."""
+    return "inprocess:" if request.param == "inprocess" else door_of(request, request.param)
 
-    METALM_TEST_URLS ("http://… grpc://…") names a server that runs elsewhere, say in a container.
-    """
-    if request.param == "inprocess":
-        return "inprocess:"
+
+@pytest.fixture(params=["http", "grpc"])
+def server_url(request: pytest.FixtureRequest) -> str:
+    """Each door of a real server in turn."""
+    return door_of(request, request.param)
+
+
+@pytest.fixture
+def http_url(request: pytest.FixtureRequest) -> str:
+    """The HTTP door of the server that `server_url` names."""
+    return door_of(request, "http")
+
+
+def door_of(request: pytest.FixtureRequest, scheme: str) -> str:
+    """METALM_TEST_URLS ("http://… grpc://…") names a server that runs elsewhere, say in a
+    container."""
     for given in os.environ.get("METALM_TEST_URLS", "").split():
-        if given.startswith(request.param):
+        if given.startswith(scheme):
             return given
     running_service: Service = request.getfixturevalue("service")
-    return running_service.http if request.param == "http" else running_service.grpc
+    return running_service.http if scheme == "http" else running_service.grpc

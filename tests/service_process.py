@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Queue
@@ -46,11 +46,13 @@ def metalm(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 def running(*flags: str, **environment: str) -> Iterator[Service]:
     """A service on free ports that is ready; killed at the end if it still runs."""
     process = metalm("serve", "--port", "0", "--grpc-port", "0", *flags, **environment)
+    assert process.stdout is not None
+    assert process.stderr is not None
     lines: list[str] = []
     printed: Queue[str] = Queue()
 
-    def drain(stream: object) -> None:
-        for line in stream:  # type: ignore[attr-defined]
+    def drain(stream: Iterable[str]) -> None:
+        for line in stream:
             lines.append(line)
             printed.put(line)
         printed.put("")
@@ -72,5 +74,4 @@ def running(*flags: str, **environment: str) -> Iterator[Service]:
         for reader in readers:
             reader.join(5)
         for stream in (process.stdout, process.stderr):
-            if stream is not None:
-                stream.close()
+            stream.close()

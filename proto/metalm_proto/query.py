@@ -40,7 +40,8 @@ def parse_sample(pairs: Pairs) -> tuple[BatchRequest, bool]:
     Raises InvalidArgument or UnknownGenerator.
     """
     values, seeded = _parse_request(pairs, SAMPLE_QUERY)
-    return BatchRequest.single(first=values.pop("index", 0), **values), seeded
+    first = values.pop("index", INDEX.default)
+    return BatchRequest.single(first=first, **values), seeded
 
 
 def parse_batches(pairs: Pairs) -> tuple[BatchRequest, bool]:

@@ -113,6 +113,7 @@ SPEC_FIELDS = (
         doc="absent: each sample has its own language; k: all speak that of the split's sample k",
     ),
 )
+_BY_NAME = {field.name: field for field in SPEC_FIELDS}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,13 +144,13 @@ class Spec:
     Here the elements are "2 2 1" and "3 2 4 1 3 3 3", and the 4 was masked.
     """
 
-    V: int = 64
-    n: int = 10
-    l: float = 64.0
-    e: float = 0.10
-    L: int = 4096
-    mask_ratio: float = 0.30
-    profile: Profile = Profile.METALM
+    V: int = _BY_NAME["V"].default
+    n: int = _BY_NAME["n"].default
+    l: float = _BY_NAME["l"].default
+    e: float = _BY_NAME["e"].default
+    L: int = _BY_NAME["L"].default
+    mask_ratio: float = _BY_NAME["mask_ratio"].default
+    profile: Profile = _BY_NAME["profile"].default
     language: int | None = None
 
     def __post_init__(self) -> None:
@@ -158,7 +159,7 @@ class Spec:
             if value is not None or field.default is not None:
                 object.__setattr__(self, field.name, field.check(value))
         if self.profile is Profile.METAGYM and self.n < 2:
-            (field,) = (field for field in SPEC_FIELDS if field.name == "n")
+            field = _BY_NAME["n"]
             bound = f"an integer with 2 <= n <= {field.upper} in profile metagym"
             raise InvalidArgument(field.label, self.n, bound)
 
@@ -247,7 +248,7 @@ class BatchRequest:
     spec: Spec
     seed: int
     stop: int
-    start: int = 0
+    start: int = START.default
     batch_size: int = BATCH_SIZE.default
     split: Split = Split.TRAIN
     generator: str = GENERATOR
@@ -264,7 +265,9 @@ class BatchRequest:
             raise UnknownGenerator(GENERATOR_FIELD.label, self.generator, bound)
 
     @classmethod
-    def single(cls, *, spec: Spec, first: int = 0, size: int = 1, **others: Any) -> BatchRequest:
+    def single(
+        cls, *, spec: Spec, first: int = FIRST.default, size: int = SIZE.default, **others: Any
+    ) -> BatchRequest:
         """One batch: the samples [first, first + size)."""
         first, size = FIRST.check(first), SIZE.check(size)
         if first + size > U64:

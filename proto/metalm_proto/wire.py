@@ -112,7 +112,7 @@ def batch_from_response(data: bytes) -> Batch:
     raise CorruptBatch("the answer holds no batch")
 
 
-def decode_batch(data: Buffer) -> Batch:
+def decode_batch(data: Buffer | bytearray) -> Batch:
     """The batch in a serialised `metalm.v1.Batch`; x and y are writable.
 
     Where `data` is writable they are views of it, so give it away. The digest of x and y is not

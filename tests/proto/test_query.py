@@ -17,22 +17,10 @@ from metalm_proto.query import (
     spec_pairs,
 )
 from metalm_proto.spec import SPEC_FIELDS, BatchRequest, Profile, Spec, Split
-
-U64 = st.integers(0, 2**64 - 1)
-SPECS = st.builds(
-    Spec,
-    V=st.integers(2, 2**31 - 3),
-    n=st.integers(2, 2**24 - 1),
-    l=st.floats(0, 2**20, exclude_min=True),
-    e=st.floats(0, 1, exclude_max=True),
-    L=st.integers(1, 2**34),
-    mask_ratio=st.floats(0, 1),
-    profile=st.sampled_from(Profile),
-    language=st.none() | U64,
-)
+from tests.proto.strategies import requests, specs
 
 
-@given(SPECS)
+@given(specs())
 def test_a_spec_comes_back_from_its_query(spec: Spec) -> None:
     assert parse_spec(spec_pairs(spec)) == spec
 
@@ -42,33 +30,8 @@ def test_no_query_is_no_spec() -> None:
     assert spec_pairs(None) == []
 
 
-@given(
-    spec=SPECS,
-    seed=U64,
-    start=U64,
-    samples=st.integers(1, 2**64),
-    batch_size=st.integers(1, 2**31 - 1),
-    split=st.sampled_from(Split),
-    provenance=st.booleans(),
-)
-def test_a_request_comes_back_from_its_query(
-    spec: Spec,
-    seed: int,
-    start: int,
-    samples: int,
-    batch_size: int,
-    split: Split,
-    provenance: bool,
-) -> None:
-    request = BatchRequest(
-        spec=spec,
-        seed=seed,
-        start=start,
-        stop=min(2**64, start + samples),
-        batch_size=batch_size,
-        split=split,
-        provenance=provenance,
-    )
+@given(requests(most=2**64))
+def test_a_request_comes_back_from_its_query(request: BatchRequest) -> None:
     assert parse_batches(batches_pairs(request)) == (request, True)
 
 

@@ -76,8 +76,8 @@ def test_describe(stub: metalm_pb2_grpc.MetaLMServiceStub) -> None:
         (pb.SampleRequest(spec=pb.Spec(vocab_size=-1)), "INVALID_ARGUMENT", "", "vocab_size (V)"),
         (pb.SampleRequest(spec=pb.Spec(vocab_size=2**32 + 64)), "INVALID_ARGUMENT", "", "vocab_size (V)"),
         (pb.SampleRequest(spec=pb.Spec(error_rate=float("nan"))), "INVALID_ARGUMENT", "", "error_rate (e)"),
-        (pb.SampleRequest(spec=pb.Spec(profile=9)), "INVALID_ARGUMENT", "", "profile"),  # type: ignore[arg-type]
-        (pb.SampleRequest(split=9), "INVALID_ARGUMENT", "", "split"),  # type: ignore[arg-type]
+        (pb.SampleRequest(spec=pb.Spec.FromString(b"\x38\x09")), "INVALID_ARGUMENT", "", "profile"),
+        (pb.SampleRequest.FromString(b"\x18\x09"), "INVALID_ARGUMENT", "", "split"),
         (pb.SampleRequest(size=0), "INVALID_ARGUMENT", "", "size"),
         (pb.SampleRequest(first=2**64 - 1, size=2), "INVALID_ARGUMENT", "", "size"),
         (pb.SampleRequest(size=2**40), "INVALID_ARGUMENT", "", "size"),

@@ -19,7 +19,7 @@ from metalm_proto.description import Description
 from metalm_proto.spec import BatchRequest, Spec
 from metalm_proto.v1 import metalm_pb2 as pb
 
-_SERVICE = "/metalm.v1.MetaLMService"
+_SERVICE = "/" + pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 
 
 class GrpcTransport:
