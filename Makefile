@@ -1,7 +1,7 @@
 # make serve   sets up a fresh machine and serves
 # make test    sets up and tests
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto lock bench docker-test lowest clean
+.PHONY: help serve test check format proto lock bench docker-test lowest frameworks clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -55,6 +55,9 @@ lock: | $(BIN)/python ## resolve the dependencies anew
 	$(RESOLVE) --group build -o docker/build-requirements.lock
 	$(RESOLVE) --group dev -c requirements.lock -c docker/build-requirements.lock \
 		-o tests/requirements.lock
+	printf "torch==2.13.0; sys_platform == 'never'\n" > $(VENV)/without-torch
+	$(RESOLVE) --group frameworks --override $(VENV)/without-torch -c requirements.lock \
+		-c tests/requirements.lock --no-emit-package torch -o tests/requirements-frameworks.lock
 	$(RESOLVE) --group proto -o proto/requirements.lock
 	$(RESOLVE) --resolution lowest-direct --extra service --group lowest pyproject.toml \
 		-o tests/requirements-lowest.lock
@@ -65,6 +68,9 @@ bench: $(VENV)/installed ## measure generator and doors
 lowest: $(VENV)/lowest ## run the doors' tests with the lowest supported versions
 	$(VENV)/lowest-versions/bin/python -m pytest \
 		tests/congruence tests/service tests/client tests/proto tests/core/test_vectors.py
+
+frameworks: $(VENV)/frameworks ## run the tests with torch, torchdata, grain, datasets and jax
+	$(VENV)/frameworks-versions/bin/python -m pytest tests/frameworks $(PYTEST_ARGS)
 
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
 	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh
@@ -98,6 +104,18 @@ $(VENV)/lowest: tests/requirements-lowest.lock $(VENV)/installed
 	$(VENV)/lowest-versions/bin/python -m pip --disable-pip-version-check --quiet install \
 		--require-hashes --requirement tests/requirements-lowest.lock
 	$(VENV)/lowest-versions/bin/python -m pip --disable-pip-version-check --quiet install \
+		--no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+# torch alone comes without hashes: which of its builds is right, its users choose.
+$(VENV)/frameworks: tests/requirements-frameworks.lock $(VENV)/installed
+	$(PYTHON) -m venv $(VENV)/frameworks-versions
+	$(VENV)/frameworks-versions/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0
+	$(VENV)/frameworks-versions/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes --no-deps --requirement tests/requirements-frameworks.lock
+	$(VENV)/frameworks-versions/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes --requirement requirements.lock
+	$(VENV)/frameworks-versions/bin/python -m pip --disable-pip-version-check --quiet install \
 		--no-deps --force-reinstall dist/*.whl
 	@touch $@
 
