@@ -11,6 +11,7 @@ from metalm_proto.errors import (
     LimitExceeded,
     MetaLMError,
     Overloaded,
+    Unauthenticated,
     Unavailable,
     UnknownGenerator,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Provenance",
     "Spec",
     "Split",
+    "Unauthenticated",
     "Unavailable",
     "UnknownGenerator",
 ]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Self, TypedDict, Unpack
 
-from metalm.iterator import BatchIterator
-from metalm.transports import connect
-from metalm.transports.base import Transport
+from metalm.endpoints import Endpoints
+from metalm.failover import FailoverTransport
+from metalm.iterator import BatchIterator, Fetching
+from metalm.schedule import Schedule, merged_ranges
 from metalm_proto.batch import Batch
-from metalm_proto.description import Description, Limits
+from metalm_proto.description import Description
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.fields import U64, Field
 from metalm_proto.spec import (
@@ -26,8 +30,10 @@ from metalm_proto.spec import (
 )
 
 _TIMEOUT = Field(name="timeout_s", kind=float, lower=0, open_lower=True, upper=86400, doc="")
-_COUNT = Field(name="count", lower=0, upper=U64, doc="batches")
+_PREFETCH = Field(name="prefetch_bytes", default=2**26, lower=0, upper=2**44, doc="")
+_COUNT = Field(name="count", lower=0, upper=U64, doc="batches of this rank")
 _STOP = Field(name="stop", lower=0, upper=U64, doc="index after the last sample")
+_FALLBACKS = (None, "inprocess")
 
 
 class SpecArguments(TypedDict, total=False):
@@ -46,14 +52,22 @@ class SpecArguments(TypedDict, total=False):
 class MetaLMClient:
     """Batches from a service, or from this very process.
 
-    `url`: `http(s)://host:port`, `grpc(s)://host:port`, or `inprocess:` for no service at all; the
-    bytes are the same. `timeout_s`: seconds without any sign of the service before
-    DeadlineExceeded.
+    `urls`: one or several of `http(s)://host:port`, `grpc(s)://host:port`, and `inprocess:` for no
+    service at all; the bytes are the same. A host's name stands for all its addresses. Requests
+    are spread over those that are well, and what fails is asked of another: an iterator loses,
+    repeats and reorders nothing.
+
+    `timeout_s`: seconds of silence after which an endpoint counts as failed, and seconds for which
+    failures are tried again before Unavailable is raised with what each endpoint said.
+    `fallback="inprocess"`: where no endpoint answers, this process generates the same batches,
+    until one does again. `hedge=True`: a window later than 95 % of those before it is asked of a
+    second endpoint as well (not without prefetching).
 
     Everywhere, `spec` or its fields as keywords (V, n, l, e, L, mask_ratio, profile, language) say
     what to generate; `seed` names the stream (None draws one); samples are counted by `index`,
     `first`, `start` and `stop`. Raises InvalidArgument for a value out of bounds, and any other
-    MetaLMError as a service has cause to. Thread-safe; iterators are not.
+    MetaLMError as a service has cause to. Thread-safe; iterators are not. It may be pickled, and
+    after a fork each process has connections of its own.
 
     >>> with MetaLMClient("inprocess:") as client:
     ...     for x, y in client.batches(V=64, n=10, l=64, e=0.1, L=4096, seed=7, count=2):
@@ -62,11 +76,24 @@ class MetaLMClient:
     (32, 4096) uint8 [16 26  2 29 17 31] [26  2 29 17 31 37]
     """
 
-    def __init__(self, url: str = "inprocess:", *, timeout_s: float = 30.0) -> None:
-        self.url = url
-        self._transport = connect(url, timeout_s=_TIMEOUT.check(timeout_s))
-        self._described: Description | None = None
+    def __init__(
+        self,
+        urls: str | Sequence[str] = "inprocess:",
+        *,
+        timeout_s: float = 30.0,
+        fallback: str | None = None,
+        hedge: bool = False,
+    ) -> None:
+        self.urls = (urls,) if isinstance(urls, str) else tuple(urls)
+        if not self.urls:
+            raise InvalidArgument("urls", urls, "a URL, or several")
+        self._timeout_s = _TIMEOUT.check(timeout_s)
+        if fallback not in _FALLBACKS:
+            raise InvalidArgument("fallback", fallback, "None or 'inprocess'")
+        self._fallback = fallback
+        self._hedge = hedge
         self._closed = False
+        self._connect()
 
     def sample(
         self,
@@ -108,8 +135,9 @@ class MetaLMClient:
             size=BATCH_SIZE.check(batch_size),
             provenance=provenance,
         )
-        with self._iterator(request, request.seed, request.start) as iterator:
-            return next(iterator)
+        # To its end: then the connection can be used again.
+        (batch,) = self._open().batches(request)
+        return batch
 
     def batches(
         self,
@@ -120,37 +148,63 @@ class MetaLMClient:
         start: int = 0,
         stop: int | None = None,
         count: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        skip: Iterable[range | tuple[int, int]] = (),
+        drop_last: bool = False,
         provenance: bool = False,
+        prefetch_bytes: int = _PREFETCH.default,
         spec: Spec | None = None,
         **fields: Unpack[SpecArguments],
     ) -> BatchIterator:
         """Batch after batch from sample `start` on.
 
-        Endless, unless `stop` (index after the last sample) or `count` (batches) says where to
-        end; with `stop` the last batch may be smaller. The seed is told by `.seed`.
+        Endless, unless `stop` (index after the last sample) or `count` (batches of this rank) says
+        where to end. With `stop` the last batch may be smaller, or missing on some ranks; with
+        `drop_last` the run ends after its last whole step. The seed is told by `.seed`.
+
+        `rank`, `world_size`: step k of the run is the samples [start + k W B, start + (k + 1) W B)
+        for W ranks of batches of B, of which rank r takes the r-th B; all ranks give the same seed.
+        `skip`: ranges of samples that the run steps over, as (first, behind) or `range`.
+
+        `prefetch_bytes`: about as many bytes are fetched in the background, by two threads, before
+        they are asked for; 0: none, and no thread. The iterator that is closed, or that nobody has
+        any more, ends its threads and requests at once.
         """
         spec = _spec(spec, fields)
-        seed = SEED.check(draw_seed() if seed is None else seed)
         start, batch_size = START.check(start), BATCH_SIZE.check(batch_size)
+        template = BatchRequest(
+            spec=spec,
+            seed=SEED.check(draw_seed() if seed is None else seed),
+            split=SPLIT.check(split),
+            start=0,
+            stop=batch_size,
+            batch_size=batch_size,
+            provenance=provenance,
+        )
         if stop is not None and count is not None:
             raise InvalidArgument("count", count, "absent where stop is given")
-        if count is not None:
-            stop = min(U64, start + _COUNT.check(count) * batch_size)
         stop = U64 if stop is None else _STOP.check(stop)
         if stop < start:
             raise InvalidArgument("stop", stop, f"an integer with {start} <= stop <= {U64}")
-        request = None
-        if stop > start:
-            request = BatchRequest(
-                spec=spec,
-                seed=seed,
-                split=SPLIT.check(split),
-                start=start,
-                stop=stop,
-                batch_size=batch_size,
-                provenance=provenance,
-            )
-        return self._iterator(request, seed, start)
+        schedule = Schedule(
+            start=start,
+            stop=stop,
+            batch_size=batch_size,
+            rank=rank,
+            world_size=world_size,
+            skip=merged_ranges(skip),
+            drop_last=drop_last,
+        )
+        if count is not None:
+            schedule = replace(schedule, stop=schedule.at(_COUNT.check(count)))
+        return BatchIterator(
+            self._open,
+            template,
+            schedule,
+            Fetching(prefetch_bytes=_PREFETCH.check(prefetch_bytes), hedge=self._hedge),
+            seed_was_drawn=seed is None,
+        )
 
     def describe(self, spec: Spec | None = None) -> Description:
         """What the generator behind the URL offers and allows."""
@@ -160,26 +214,37 @@ class MetaLMClient:
         """Closes the connections; may be called again. Whatever else is called afterwards raises
         RuntimeError."""
         self._closed = True
-        self._transport.close()
+        if self._process == os.getpid():
+            self._transport.close()
 
-    def __enter__(self) -> MetaLMClient:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _iterator(self, request: BatchRequest | None, seed: int, position: int) -> BatchIterator:
-        return BatchIterator(self._open, request, seed, position, self._limits)
+    def __getstate__(self) -> dict[str, Any]:
+        names = ("urls", "_timeout_s", "_fallback", "_hedge", "_closed")
+        return {name: getattr(self, name) for name in names}
 
-    def _open(self) -> Transport:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._connect()
+
+    def _connect(self) -> None:
+        endpoints = Endpoints(
+            self.urls, timeout_s=self._timeout_s, fallback=self._fallback is not None
+        )
+        self._transport = FailoverTransport(endpoints, timeout_s=self._timeout_s)
+        self._process = os.getpid()
+
+    def _open(self) -> FailoverTransport:
         if self._closed:
             raise RuntimeError("this client is closed")
+        if self._process != os.getpid():
+            # The parent's connections are not ours to use, nor to close.
+            self._connect()
         return self._transport
-
-    def _limits(self) -> Limits | None:
-        if self._described is None:
-            self._described = self._open().describe(None)
-        return self._described.limits
 
 
 def _spec(spec: Spec | None, fields: SpecArguments) -> Spec:

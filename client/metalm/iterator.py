@@ -1,92 +1,179 @@
-"""A cursor over a stream of samples."""
+"""A cursor over the samples of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
-from dataclasses import replace
+import os
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
-from metalm.transports.base import Transport, check_batch
+from metalm.failover import FailoverTransport
+from metalm.prefetch import Direct, Prefetcher
+from metalm.schedule import Schedule
 from metalm_proto.batch import Batch
-from metalm_proto.description import Limits
-from metalm_proto.errors import MetaLMError, Unavailable
-from metalm_proto.spec import BatchRequest
+from metalm_proto.errors import InvalidArgument
+from metalm_proto.fields import U64, Field
+from metalm_proto.spec import SEED, BatchRequest
 
-_WINDOW_BYTES = 2**28
-_WINDOW_BATCHES = 2**16
+_STATE_VERSION = 1
+_POSITION = Field(name="position", lower=0, upper=U64, doc="first sample not yet seen")
+_STEP = Field(name="step", lower=0, upper=U64, doc="batches of this rank before it")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetching:
+    """How batches are fetched; of no influence on what they are.
+
+    prefetch_bytes: bytes that are fetched in the background before they are asked for; 0: none.
+    hedge: whether a window that is late is asked of a second endpoint as well.
+    """
+
+    prefetch_bytes: int
+    hedge: bool
 
 
 class BatchIterator(Iterator[Batch]):
-    """The batches of a request, in order, each verified before it is handed out.
+    """A rank's batches of a run, in order, each verified before it is handed out.
 
-    A long range is asked for in windows, bounded requests one after another, so that no request
-    is longer than a server allows. `position` is the first sample not yet handed out: a run that
-    starts there goes on exactly where this one stopped. Not thread-safe.
+    `position`: index of the first sample that the run has not yet seen, the same on every rank; a
+    run that starts there goes on exactly where this one stopped, whatever its number of ranks, its
+    batch size, its service. `seed`: names the stream. Not thread-safe.
+
+    Whatever `next` raises, the iterator stands where it was and can be asked again.
     """
 
     def __init__(
         self,
-        transport: Callable[[], Transport],
-        request: BatchRequest | None,
-        seed: int,
-        position: int,
-        limits: Callable[[], Limits | None],
+        transport: Callable[[], FailoverTransport],
+        template: BatchRequest,
+        schedule: Schedule,
+        fetching: Fetching,
+        *,
+        seed_was_drawn: bool = False,
     ) -> None:
-        self.seed = seed
-        self.position = position
+        self.position = schedule.settled(schedule.start)
         self._transport = transport
-        self._request = request
-        self._limits = limits
-        self._window: Generator[Batch, None, None] | None = None
-        self._window_stop = position
+        self._template = template
+        self._schedule = schedule
+        self._fetching = fetching
+        self._seed_was_drawn = seed_was_drawn
+        self._source: Direct | Prefetcher | None = None
+        self._process = os.getpid()
+        self._finalizer: weakref.finalize[..., Any] | None = None
+
+    @property
+    def seed(self) -> int:
+        return self._template.seed
 
     def __next__(self) -> Batch:
-        request = self._request
-        if request is None or self.position >= request.stop:
-            self.close()
-            raise StopIteration
+        transport = self._transport()
+        if self._process != os.getpid():
+            # What reads ahead is with the parent.
+            self._process, self._source, self._finalizer = os.getpid(), None, None
         try:
-            if self._window is None or self.position >= self._window_stop:
-                self._open(request)
-            assert self._window is not None
-            batch = next(self._window, None)
-            if batch is None:
-                raise Unavailable(f"the stream ended before sample {self.position}")
-            size = min(request.batch_size, request.stop - self.position)
-            check_batch(batch, request, self.position, size)
+            step = self._open(transport).following()
         except BaseException:
             self.close()
             raise
-        self.position += size
+        if step is None:
+            self.close()
+            self.position = max(self.position, self._schedule.stop)
+            raise StopIteration
+        batch, self.position = step
         return batch
 
-    def close(self) -> None:
-        """Ends the request that is under way; the iterator may go on, with a new one."""
-        window, self._window = self._window, None
-        if window is None:
-            return
-        if self.position >= self._window_stop:
-            # Read to its very end, its connection can be used again. All samples are here and
-            # verified: what goes wrong now is of no matter.
-            with suppress(MetaLMError):
-                next(window, None)
-        window.close()
+    def at(self, step: int) -> Batch:
+        """This rank's batch of a step, counted from `start` on: what the run saw, or will see.
 
-    def __enter__(self) -> BatchIterator:
+        The iterator stays where it is. Raises InvalidArgument for a step behind the run's end.
+        """
+        position = self._schedule.at(_STEP.check(step))
+        found = Direct(self._transport(), self._schedule, self._template, position)
+        try:
+            batch = found.following()
+        finally:
+            found.close()
+        if batch is None:
+            bound = "a step before the end of the run, with a batch for this rank"
+            raise InvalidArgument("step", step, bound)
+        return batch[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as plain JSON types, below 1 KiB: which stream it is, and the
+        position."""
+        return {"version": _STATE_VERSION, **self._stream(), "position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where the iterator that gave the state stood.
+
+        Its ranks, batch size, prefetching, endpoints and skipped samples may be others. Raises
+        InvalidArgument, naming the difference, if it is of another spec, seed, split or generator;
+        a seed that was drawn gives way to the state's.
+        """
+        if not isinstance(state, Mapping) or state.get("version") != _STATE_VERSION:
+            version = state.get("version") if isinstance(state, Mapping) else state
+            raise InvalidArgument("state version", version, str(_STATE_VERSION))
+        stream = self._stream()
+        if self._seed_was_drawn:
+            stream.pop("seed")
+        for name, mine in stream.items():
+            _same(name, state.get(name), mine)
+        position = _POSITION.check(state.get("position"))
+        template = self._template
+        if self._seed_was_drawn:
+            template = replace(template, seed=SEED.check(state.get("seed")))
+        self.close()
+        self._template = template
+        self.position = self._schedule.settled(position)
+
+    def close(self) -> None:
+        """Ends what is under way; the iterator may go on, with a new request."""
+        source, self._source = self._source, None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+            self._finalizer = None
+        if source is not None and self._process == os.getpid():
+            source.close()
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self, request: BatchRequest) -> None:
-        self.close()
-        spec, size = request.spec, request.batch_size
-        batch_bytes = 2 * size * spec.L * spec.dtype.itemsize
-        batches = max(1, min(_WINDOW_BATCHES, _WINDOW_BYTES // batch_bytes))
-        limits = self._limits()
-        if limits is not None:
-            batches = max(1, min(batches, limits.max_request_samples // size))
-        self._window_stop = min(request.stop, self.position + batches * size)
-        self._window = self._transport().batches(
-            replace(request, start=self.position, stop=self._window_stop)
-        )
+    def _open(self, transport: FailoverTransport) -> Direct | Prefetcher:
+        if self._source is None:
+            if not self._fetching.prefetch_bytes:
+                self._source = Direct(transport, self._schedule, self._template, self.position)
+            else:
+                self._source = Prefetcher(
+                    transport,
+                    self._schedule,
+                    self._template,
+                    self.position,
+                    limit_bytes=self._fetching.prefetch_bytes,
+                    hedge=self._fetching.hedge,
+                )
+                # Left in the middle, by a break or an exception: nobody else would end it.
+                self._finalizer = weakref.finalize(self, self._source.close)
+                self._finalizer.atexit = False
+        return self._source
+
+    def _stream(self) -> dict[str, Any]:
+        request = self._template
+        return {
+            "generator": request.generator,
+            "spec": request.spec.as_dict(),
+            "seed": request.seed,
+            "split": str(request.split),
+        }
+
+
+def _same(name: str, found: object, mine: object) -> None:
+    """Raises InvalidArgument that names what differs, inside of the spec too."""
+    if isinstance(found, Mapping) and isinstance(mine, Mapping):
+        for key in dict.fromkeys((*mine, *found)):
+            _same(f"{name}.{key}", found.get(key), mine.get(key))
+    elif found != mine:
+        raise InvalidArgument(f"state {name}", found, f"{mine}, as in this run")

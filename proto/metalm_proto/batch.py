@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,9 @@ class Batch:
     """Samples [first, first + B) of a stream; unpacks as `x, y = batch`.
 
     `x`, `y`: [B, L] of `spec.dtype`, writable. y[:, t] is the clean token that follows position t
-    of x. `digest`: XXH3-64 of the bytes of x followed by those of y.
+    of x. `digest`: XXH3-64 of the bytes of x followed by those of y. `skipped`: ranges of samples
+    (start, stop) that were asked to be left out and lie inside, so that the samples behind them
+    have higher indices; see `indices`.
     """
 
     spec: Spec
@@ -66,6 +69,7 @@ class Batch:
     digest: int
     provenance: Provenance | None = None
     generator: str = GENERATOR
+    skipped: tuple[tuple[int, int], ...] = ()
 
     def __iter__(self) -> Iterator[Tokens]:
         return iter((self.x, self.y))
@@ -74,6 +78,14 @@ class Batch:
     def size(self) -> int:
         """B, the number of samples."""
         return len(self.x)
+
+    @property
+    def indices(self) -> NDArray[np.uint64]:
+        """The index of each sample, [B]."""
+        indices = np.arange(self.size, dtype=np.uint64) + np.uint64(self.first)
+        for start, stop in self.skipped:
+            indices[indices >= start] += np.uint64(stop - start)
+        return indices
 
     def __repr__(self) -> str:
         return (
@@ -89,6 +101,39 @@ class Batch:
                 f"batch at sample {self.first}: digest of the bytes is {found:016x}, "
                 f"sent was {self.digest:016x}"
             )
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """Batches of one stream, in the order of their samples, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return replace(
+        parts[0],
+        x=x,
+        y=y,
+        digest=digest_of(x, y),
+        provenance=_joined_provenance(parts),
+        skipped=tuple(
+            (before.first + before.size, behind.first) for before, behind in pairwise(parts)
+        ),
+    )
+
+
+def _joined_provenance(parts: Sequence[Batch]) -> Provenance | None:
+    found = [part.provenance for part in parts if part.provenance is not None]
+    if not found:
+        return None
+    shared = parts[0].spec.language is not None
+    return Provenance(
+        element=np.concatenate([part.element for part in found]),
+        offset=np.concatenate([part.offset for part in found]),
+        exposure=np.concatenate([part.exposure for part in found]),
+        corruption=np.concatenate([part.corruption for part in found]),
+        languages=found[0].languages
+        if shared
+        else tuple(chain.from_iterable(part.languages for part in found)),
+    )
 
 
 def digest_of(x: Tokens, y: Tokens) -> int:

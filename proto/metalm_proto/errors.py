@@ -7,7 +7,9 @@
     ├── Unavailable              nothing was wrong with the request; try again, or elsewhere
     │   ├── Starting             the kernels are not warm yet
     │   ├── Overloaded           requests or bytes in flight are at their limit
-    │   └── Draining             the server is going away
+    │   ├── Draining             the server is going away
+    │   └── Unreachable          no connection to the address
+    ├── Unauthenticated          who asks may not, or has not said who it is
     ├── DeadlineExceeded         no answer in the time the caller gave
     ├── CorruptBatch             the bytes are not those that were asked for
     └── InternalError            a defect of the service
@@ -111,6 +113,20 @@ class Draining(Unavailable):
     reason = "DRAINING"
 
 
+class Unreachable(Unavailable):
+    """There is no connection to the address: nothing was asked of any service."""
+
+    reason = "UNREACHABLE"
+
+
+class Unauthenticated(MetaLMError):
+    """The credentials are missing or wrong; the same ones stay so."""
+
+    reason = "UNAUTHENTICATED"
+    grpc_code = "UNAUTHENTICATED"
+    http_status = 401
+
+
 class DeadlineExceeded(MetaLMError):
     """No complete answer within the time that the caller allowed."""
 
@@ -145,6 +161,8 @@ ERRORS: tuple[type[MetaLMError], ...] = (
     Starting,
     Overloaded,
     Draining,
+    Unreachable,
+    Unauthenticated,
     DeadlineExceeded,
     CorruptBatch,
     InternalError,

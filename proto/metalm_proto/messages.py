@@ -73,13 +73,16 @@ def sample_request_from_message(message: pb.SampleRequest) -> BatchRequest:
 
 
 def stream_request_to_message(request: BatchRequest) -> pb.StreamBatchesRequest:
-    """Raises InvalidArgument for more samples than one request can name."""
-    if request.samples >= 2**63:
-        raise InvalidArgument("samples", request.samples, "an integer with samples < 2^63")
+    """Raises InvalidArgument for a range or a stride longer than one request can name."""
+    span = request.stop - request.start
+    for name, value in (("samples", span), ("stride", request.stride)):
+        if value is not None and value >= 2**63:
+            raise InvalidArgument(name, value, f"an integer with {name} < 2^63")
     return pb.StreamBatchesRequest(
         start=request.start,
-        samples=request.samples,
+        samples=span,
         batch_size=request.batch_size,
+        stride=None if request.stride == request.batch_size else request.stride,
         spec=spec_to_message(request.spec),
         seed=request.seed,
         split=SPLIT_CODES[request.split],
@@ -96,6 +99,7 @@ def stream_request_from_message(message: pb.StreamBatchesRequest) -> BatchReques
         start=message.start,
         stop=message.start + message.samples,
         batch_size=message.batch_size if message.HasField("batch_size") else BATCH_SIZE.default,
+        stride=message.stride if message.HasField("stride") else None,
         **_common_values(message),
     )
 

@@ -22,6 +22,7 @@ from metalm_proto.spec import (
     SPLIT,
     START,
     STOP,
+    STRIDE,
     BatchRequest,
     Spec,
     draw_seed,
@@ -29,7 +30,7 @@ from metalm_proto.spec import (
 
 _STREAM = (SEED, SPLIT, GENERATOR_FIELD, PROVENANCE)
 SAMPLE_QUERY = (*SPEC_FIELDS, INDEX, *_STREAM)
-BATCHES_QUERY = (*SPEC_FIELDS, START, STOP, BATCH_SIZE, *_STREAM)
+BATCHES_QUERY = (*SPEC_FIELDS, START, STOP, BATCH_SIZE, STRIDE, *_STREAM)
 
 Pairs = Iterable[tuple[str, str]]
 
@@ -69,7 +70,10 @@ def spec_pairs(spec: Spec | None) -> list[tuple[str, str]]:
 
 def batches_pairs(request: BatchRequest) -> list[tuple[str, str]]:
     """The query of `/batches` for a request, in canonical form."""
-    window = [(name, str(getattr(request, name))) for name in ("start", "stop", "batch_size")]
+    names = ["start", "stop", "batch_size"]
+    if request.stride != request.batch_size:
+        names.append("stride")
+    window = [(name, str(getattr(request, name))) for name in names]
     return [*spec_pairs(request.spec), *window, *_stream_pairs(request)]
 
 

@@ -228,6 +228,12 @@ BATCH_SIZE = Field(
     upper=2**31 - 1,
     doc="samples a batch; the last batch may be smaller",
 )
+STRIDE = Field(
+    name="stride",
+    lower=1,
+    upper=U64,
+    doc="samples from the first of a batch to the first of the next; absent: batch_size",
+)
 GENERATOR_FIELD = Field(name="generator", kind=str, default=GENERATOR, doc="name of the stream")
 PROVENANCE = Field(
     name="provenance",
@@ -235,12 +241,15 @@ PROVENANCE = Field(
     default=False,
     doc="adds element, offset, exposure and corruption of every token, and the language",
 )
-REQUEST_FIELDS = (SEED, SPLIT, START, STOP, BATCH_SIZE, GENERATOR_FIELD, PROVENANCE)
+REQUEST_FIELDS = (SEED, SPLIT, START, STOP, BATCH_SIZE, STRIDE, GENERATOR_FIELD, PROVENANCE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchRequest:
     """The samples [start, stop) of one stream, in batches of `batch_size`.
+
+    With a `stride` above batch_size, the first batch_size of every `stride` samples: what one of
+    several ranks takes. None stands for batch_size.
 
     Raises InvalidArgument or UnknownGenerator.
     """
@@ -250,13 +259,19 @@ class BatchRequest:
     stop: int
     start: int = START.default
     batch_size: int = BATCH_SIZE.default
+    stride: int | None = None
     split: Split = Split.TRAIN
     generator: str = GENERATOR
     provenance: bool = False
 
     def __post_init__(self) -> None:
+        if self.stride is None:
+            object.__setattr__(self, "stride", self.batch_size)
         for field in REQUEST_FIELDS:
             object.__setattr__(self, field.name, field.check(getattr(self, field.name)))
+        if self.step < self.batch_size:
+            bound = f"an integer with {self.batch_size} <= stride <= {U64}, at least batch_size"
+            raise InvalidArgument(STRIDE.label, self.stride, bound)
         if self.stop <= self.start:
             bound = f"an integer with {self.start + 1} <= stop <= {U64}, above start"
             raise InvalidArgument(STOP.label, self.stop, bound)
@@ -277,17 +292,36 @@ class BatchRequest:
 
     @property
     def samples(self) -> int:
-        return self.stop - self.start
+        """Samples in all batches together."""
+        full, last = self.sizes()
+        return full * self.batch_size + last
+
+    @property
+    def count(self) -> int:
+        """Batches."""
+        full, last = self.sizes()
+        return full + (last > 0)
 
     @property
     def largest_batch(self) -> int:
         """Samples in the largest batch of the request."""
-        return min(self.batch_size, self.samples)
+        return min(self.batch_size, self.stop - self.start)
+
+    def sizes(self) -> tuple[int, int]:
+        """How many batches are full, and how many samples a smaller last one has (0: none)."""
+        full, rest = divmod(self.stop - self.start, self.step)
+        return (full, rest) if rest < self.batch_size else (full + 1, 0)
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """(first, size) of each batch, in order."""
-        for first in range(self.start, self.stop, self.batch_size):
+        for first in range(self.start, self.stop, self.step):
             yield first, min(self.batch_size, self.stop - first)
+
+    @property
+    def step(self) -> int:
+        """Samples from the first of a batch to the first of the next."""
+        assert self.stride is not None  # filled in at birth
+        return self.stride
 
 
 def draw_seed() -> int:

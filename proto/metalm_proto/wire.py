@@ -65,9 +65,9 @@ def encoded_length(request: BatchRequest) -> int | None:
     """
     if request.provenance:
         return None
-    full, rest = divmod(request.samples, request.batch_size)
+    full, last = request.sizes()
     total = full * _encoded_batch_length(request, request.batch_size) if full else 0
-    return total + (_encoded_batch_length(request, rest) if rest else 0)
+    return total + (_encoded_batch_length(request, last) if last else 0)
 
 
 def _encoded_batch_length(request: BatchRequest, size: int) -> int:

@@ -22,8 +22,10 @@ from metalm_proto.errors import (
     MetaLMError,
     Overloaded,
     Starting,
+    Unauthenticated,
     Unavailable,
     UnknownGenerator,
+    Unreachable,
     from_reason,
 )
 
@@ -35,6 +37,8 @@ EXAMPLES = [
     Starting("kernels are compiled", 2.0),
     Overloaded("too much in flight", 0.25),
     Draining("going away"),
+    Unreachable("cannot connect"),
+    Unauthenticated("HTTP status 401"),
     DeadlineExceeded("no answer in 3 s"),
     CorruptBatch("digest differs"),
     InternalError("request 7f failed"),
@@ -69,7 +73,7 @@ def test_every_error_has_a_code_of_grpc(error: type[MetaLMError]) -> None:
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_the_status_tells_whose_fault_it_was(error: type[MetaLMError]) -> None:
-    if issubclass(error, InvalidArgument):
+    if issubclass(error, InvalidArgument | Unauthenticated):
         assert 400 <= error.http_status < 500
         assert not error.retryable
     else:
@@ -88,6 +92,7 @@ def test_only_errors_that_may_pass_are_retryable() -> None:
         "Starting",
         "Overloaded",
         "Draining",
+        "Unreachable",
         "DeadlineExceeded",
         "CorruptBatch",
     }

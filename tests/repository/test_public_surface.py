@@ -23,6 +23,7 @@ SURFACE = [
     "Provenance",
     "Spec",
     "Split",
+    "Unauthenticated",
     "Unavailable",
     "UnknownGenerator",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from metalm.transports.base import Transport
 from metalm_proto.errors import InvalidArgument
@@ -10,25 +10,46 @@ from metalm_proto.errors import InvalidArgument
 _BOUND = "inprocess:, http://HOST:PORT, https://HOST:PORT, grpc://HOST:PORT or grpcs://HOST:PORT"
 
 
-def connect(url: str, *, timeout_s: float) -> Transport:
-    """The door that `url` names. Nothing is sent yet. Raises InvalidArgument."""
+def checked_url(url: object) -> SplitResult:
+    """The parts of a URL that names a door. Raises InvalidArgument."""
     try:
+        if not isinstance(url, str):
+            raise ValueError
         parts = urlsplit(url)
         port = parts.port
-    except (ValueError, AttributeError):
+    except ValueError:
         raise InvalidArgument("url", url, _BOUND) from None
-    if parts.scheme == "inprocess" and not (parts.netloc or parts.path or parts.query):
+    if parts.scheme == "inprocess":
+        right = not (parts.netloc or parts.path or parts.query)
+    else:
+        right = bool(parts.hostname) and not (
+            parts.query or parts.fragment or parts.username is not None
+        )
+        if parts.scheme in ("grpc", "grpcs"):
+            right = right and port is not None and parts.path in ("", "/")
+        elif parts.scheme not in ("http", "https"):
+            right = False
+    if not right:
+        raise InvalidArgument("url", url, _BOUND)
+    return parts
+
+
+def connect(url: str, *, timeout_s: float, address: str | None = None) -> Transport:
+    """The door that `url` names, at the given one of its host's addresses if there is one.
+
+    Nothing is sent yet. Raises InvalidArgument.
+    """
+    parts = checked_url(url)
+    if parts.scheme == "inprocess":
         from metalm.transports.in_process import InProcessTransport
 
         return InProcessTransport()
-    if not parts.hostname or parts.query or parts.fragment or parts.username is not None:
-        raise InvalidArgument("url", url, _BOUND)
     if parts.scheme in ("http", "https"):
         from metalm.transports.http import HttpTransport
 
-        return HttpTransport(url, timeout_s=timeout_s)
-    if parts.scheme in ("grpc", "grpcs") and port is not None and parts.path in ("", "/"):
-        from metalm.transports.grpc import GrpcTransport
+        return HttpTransport(url, timeout_s=timeout_s, address=address)
+    from metalm.transports.grpc import GrpcTransport
 
-        return GrpcTransport(parts.netloc, secure=parts.scheme == "grpcs", timeout_s=timeout_s)
-    raise InvalidArgument("url", url, _BOUND)
+    return GrpcTransport(
+        parts.netloc, secure=parts.scheme == "grpcs", timeout_s=timeout_s, address=address
+    )

@@ -2,32 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import threading
+from collections.abc import Callable, Generator, Iterator
 from typing import Protocol
 
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
-from metalm_proto.errors import CorruptBatch
+from metalm_proto.errors import CorruptBatch, Unavailable
 from metalm_proto.spec import BatchRequest, Spec
 
 
 class Transport(Protocol):
     """A door to a generator. All doors give the same bytes and raise the same errors."""
 
-    def batches(self, request: BatchRequest) -> Generator[Batch, None, None]:
-        """The request's batches, in order; closing the generator ends the request.
+    def batches(self, request: BatchRequest) -> BatchStream:
+        """The request's batches, in order. Nothing is sent before the first is asked for.
+
+        Its `next` raises any MetaLMError.
+        """
+        ...
+
+    def describe(self, spec: Spec | None, timeout_s: float | None = None) -> Description:
+        """What the generator offers and allows; `timeout_s` in place of the transport's own.
 
         Raises any MetaLMError.
         """
         ...
 
-    def describe(self, spec: Spec | None) -> Description:
-        """What the generator offers and allows. Raises any MetaLMError."""
-        ...
-
     def close(self) -> None:
         """Frees connections; may be called more than once."""
         ...
+
+
+class BatchStream(Iterator[Batch]):
+    """The batches of one request.
+
+    One thread iterates; any thread may close. `interrupt` makes a `next` that waits in another
+    thread give up.
+    """
+
+    def __init__(
+        self, batches: Generator[Batch, None, None], interrupt: Callable[[], None]
+    ) -> None:
+        self._batches = batches
+        self._interrupt = interrupt
+        self._closed = False
+        self._iterating = threading.Lock()
+
+    def __next__(self) -> Batch:
+        with self._iterating:
+            if self._closed:
+                self._batches.close()
+                raise Unavailable("the request was closed")
+            return next(self._batches)
+
+    def close(self) -> None:
+        """Ends the request. A `next` that another thread waits in raises an error soon."""
+        self._closed = True
+        self._interrupt()
+        # Not waited for: the thread that holds it was interrupted, and closes on its way out.
+        if self._iterating.acquire(blocking=False):
+            try:
+                self._batches.close()
+            finally:
+                self._iterating.release()
+
+    def __enter__(self) -> BatchStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def check_batch(batch: Batch, request: BatchRequest, first: int, size: int) -> None:

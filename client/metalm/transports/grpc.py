@@ -7,12 +7,14 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from metalm.transports.base import BatchStream
 from metalm_proto import errors, messages, wire
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
@@ -25,17 +27,35 @@ _SERVICE = "/" + pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 class GrpcTransport:
     """A service at `grpc://host:port` or `grpcs://host:port`.
 
+    `address`: the one to connect to, of those that the host has; by default the host itself.
     `timeout_s`: for a unary call, and for each message of a stream.
     """
 
-    def __init__(self, target: str, *, secure: bool, timeout_s: float) -> None:
+    def __init__(
+        self, target: str, *, secure: bool, timeout_s: float, address: str | None = None
+    ) -> None:
         self._target = target
         self._timeout_s = timeout_s
-        options = [("grpc.max_receive_message_length", -1)]
+        options: list[tuple[str, Any]] = [
+            ("grpc.max_receive_message_length", -1),
+            # Whoever asks again decides when: by default a channel whose server was away for long
+            # fails for two minutes without a look at whether it is back.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+        ]
+        place = target
+        if address:
+            host = urlsplit(f"//{target}").hostname
+            port = urlsplit(f"//{target}").port
+            place = f"ipv6:[{address}]:{port}" if ":" in address else f"ipv4:{address}:{port}"
+            options.append(("grpc.default_authority", target))
+            if secure:
+                options.append(("grpc.ssl_target_name_override", host))
         self._channel = (
-            grpc.secure_channel(target, grpc.ssl_channel_credentials(), options)
+            grpc.secure_channel(place, grpc.ssl_channel_credentials(), options)
             if secure
-            else grpc.insecure_channel(target, options)
+            else grpc.insecure_channel(place, options)
         )
         self._describe = self._channel.unary_unary(
             f"{_SERVICE}/Describe",
@@ -47,38 +67,43 @@ class GrpcTransport:
             f"{_SERVICE}/StreamBatches", pb.StreamBatchesRequest.SerializeToString
         )
 
-    def batches(self, request: BatchRequest) -> Generator[Batch, None, None]:
-        with self._errors():
-            call = self._stream_batches(messages.stream_request_to_message(request))
-            watch = _Watch(call, self._timeout_s)
+    def batches(self, request: BatchRequest) -> BatchStream:
+        watch = _Watch(self._timeout_s)
+        return BatchStream(self._batches(request, watch), watch.stop)
+
+    def _batches(self, request: BatchRequest, watch: _Watch) -> Generator[Batch, None, None]:
+        with self._errors(self._timeout_s, watch):
+            watch.begin(self._stream_batches(messages.stream_request_to_message(request)))
             try:
                 while (data := watch.next()) is not None:
                     yield wire.batch_from_response(data)
             finally:
                 watch.stop()
-                call.cancel()
 
-    def describe(self, spec: Spec | None) -> Description:
+    def describe(self, spec: Spec | None, timeout_s: float | None = None) -> Description:
         question = pb.DescribeRequest(spec=None if spec is None else messages.spec_to_message(spec))
-        with self._errors():
+        seconds = timeout_s or self._timeout_s
+        with self._errors(seconds):
             return messages.description_from_message(
-                self._describe(question, timeout=self._timeout_s), spec
+                self._describe(question, timeout=seconds), spec
             )
 
     def close(self) -> None:
         self._channel.close()
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, timeout_s: float, watch: _Watch | None = None) -> Iterator[None]:
         try:
             yield
         except grpc.RpcError as error:
-            raise self._translated(error) from error
+            raise self._translated(error, watch is not None and watch.heard) from error
         except _SilenceError as error:
-            message = f"grpc://{self._target}: no sign of the service for {self._timeout_s:g} s"
+            message = f"grpc://{self._target}: no sign of the service for {timeout_s:g} s"
             raise errors.DeadlineExceeded(message) from error
+        except ValueError as error:  # what grpc raises for a channel that was closed
+            raise errors.Unavailable(f"grpc://{self._target}: {error}") from error
 
-    def _translated(self, error: grpc.RpcError) -> errors.MetaLMError:
+    def _translated(self, error: grpc.RpcError, connected: bool) -> errors.MetaLMError:
         """The error that the service sent, or one for what gRPC itself has to say."""
         reason, details, retry_after_s = None, {}, None
         try:
@@ -97,6 +122,10 @@ class GrpcTransport:
         code = error.code()
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(message)
+        if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+            return errors.Unauthenticated(message)
+        if code is grpc.StatusCode.UNAVAILABLE and not connected:
+            return errors.Unreachable(message)
         if code in (
             grpc.StatusCode.UNAVAILABLE,
             grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -117,13 +146,20 @@ class _Watch:
     stream looks at the clock; while nobody waits for a message it lets the time pass.
     """
 
-    def __init__(self, call: Any, timeout_s: float) -> None:
-        self._call = call
+    def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
+        self.heard = False
+        self._call: Any = None
         self._waiting_since: float | None = None
         self._silent = False
         self._stopped = threading.Event()
-        threading.Thread(target=self._run, name="metalm-watch", daemon=True).start()
+
+    def begin(self, call: Any) -> None:
+        self._call = call
+        if self._stopped.is_set():
+            call.cancel()
+        else:
+            threading.Thread(target=self._run, name="metalm-watch", daemon=True).start()
 
     def next(self) -> bytes | None:
         """The next message, None at the end. Raises grpc.RpcError or _SilenceError."""
@@ -136,10 +172,14 @@ class _Watch:
             raise
         finally:
             self._waiting_since = None
+        self.heard = True
         return message
 
     def stop(self) -> None:
+        """Ends the stream; a `next` that waits in another thread gives up."""
         self._stopped.set()
+        if self._call is not None:
+            self._call.cancel()
 
     def _run(self) -> None:
         while not self._stopped.wait(self._timeout_s / 8):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from urllib.parse import urlencode
+from contextlib import contextmanager, suppress
+from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import urllib3
 from urllib3 import exceptions
 
+from metalm.transports.base import BatchStream
 from metalm_proto import query, wire
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
@@ -20,7 +22,9 @@ from metalm_proto.errors import (
     DeadlineExceeded,
     InternalError,
     MetaLMError,
+    Unauthenticated,
     Unavailable,
+    Unreachable,
     from_reason,
 )
 from metalm_proto.spec import BatchRequest, Spec
@@ -29,32 +33,52 @@ _HEAD = 5
 """The longest length prefix, and less than the shortest batch."""
 _LARGEST_MESSAGE = 2**31
 """protobuf's own limit; a longer length is not one."""
+_CONNECT_S = 3.0
+"""A host that takes longer to accept a connection is not there; another may be."""
 
 
 class HttpTransport:
     """A service at `http://` or `https://`.
 
+    `address`: the one to connect to, of those that the URL's host has; by default the host itself.
     `timeout_s`: to connect, and between any two pieces of an answer.
     """
 
-    def __init__(self, url: str, *, timeout_s: float) -> None:
+    def __init__(self, url: str, *, timeout_s: float, address: str | None = None) -> None:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
+        parts = urlsplit(self._url)
+        host = parts.hostname or ""
+        names: dict[str, Any] = {}
+        if address and parts.scheme == "https":
+            names = {"server_hostname": host, "assert_hostname": host}
         self._pool = urllib3.PoolManager(
-            maxsize=8,
-            retries=False,
-            timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
+            maxsize=8, retries=False, headers={"Host": parts.netloc}, **names
         )
+        self._base = self._url
+        if address:
+            literal = f"[{address}]" if ":" in address else address
+            port = "" if parts.port is None else f":{parts.port}"
+            self._base = f"{parts.scheme}://{literal}{port}{parts.path}"
 
-    def batches(self, request: BatchRequest) -> Generator[Batch, None, None]:
-        with self._get("/batches", query.batches_pairs(request), wire.STREAM_MEDIA_TYPE) as answer:
+    def batches(self, request: BatchRequest) -> BatchStream:
+        reading = _Interruptible()
+        return BatchStream(self._batches(request, reading), reading.interrupt)
+
+    def _batches(
+        self, request: BatchRequest, reading: _Interruptible
+    ) -> Generator[Batch, None, None]:
+        pairs = query.batches_pairs(request)
+        with self._get("/batches", pairs, wire.STREAM_MEDIA_TYPE, self._timeout_s) as answer:
+            reading.begin(answer)
             messages = _Messages(answer)
             for _ in request.ranges():
                 yield wire.decode_batch(messages.read())
             messages.end()
 
-    def describe(self, spec: Spec | None) -> Description:
-        with self._get("/describe", query.spec_pairs(spec), "application/json") as answer:
+    def describe(self, spec: Spec | None, timeout_s: float | None = None) -> Description:
+        pairs, seconds = query.spec_pairs(spec), timeout_s or self._timeout_s
+        with self._get("/describe", pairs, "application/json", seconds) as answer:
             try:
                 return Description.from_dict(json.loads(answer.read()), spec)
             except (ValueError, KeyError, TypeError) as error:
@@ -65,12 +89,16 @@ class HttpTransport:
 
     @contextmanager
     def _get(
-        self, path: str, pairs: list[tuple[str, str]], accept: str
+        self, path: str, pairs: list[tuple[str, str]], accept: str, timeout_s: float
     ) -> Iterator[urllib3.HTTPResponse]:
-        url = f"{self._url}{path}?{urlencode(pairs)}"
         try:
             answer = self._pool.request(
-                "GET", url, headers={"Accept": accept}, preload_content=False, decode_content=False
+                "GET",
+                f"{self._base}{path}?{urlencode(pairs)}",
+                headers={**self._pool.headers, "Accept": accept},
+                timeout=urllib3.Timeout(connect=min(timeout_s, _CONNECT_S), read=timeout_s),
+                preload_content=False,
+                decode_content=False,
             )
             assert isinstance(answer, urllib3.HTTPResponse)  # no other exists with HTTP/1.1
             try:
@@ -85,9 +113,12 @@ class HttpTransport:
                 answer.close()
         # A refused connection is a kind of time-out to urllib3.
         except exceptions.NewConnectionError as error:
-            raise Unavailable(f"{self._url}: cannot connect: {_cause(error)}") from error
+            raise Unreachable(f"{self._url}: cannot connect: {_cause(error)}") from error
+        except exceptions.ConnectTimeoutError as error:
+            message = f"{self._url}: cannot connect within {min(timeout_s, _CONNECT_S):g} s"
+            raise Unreachable(message) from error
         except exceptions.TimeoutError as error:
-            message = f"{self._url}: no sign of the service for {self._timeout_s:g} s"
+            message = f"{self._url}: no sign of the service for {timeout_s:g} s"
             raise DeadlineExceeded(message) from error
         except exceptions.ProtocolError as error:
             raise Unavailable(f"{self._url}: the connection ended: {_cause(error)}") from error
@@ -103,6 +134,8 @@ class HttpTransport:
                 problem["reason"], problem["detail"], details, problem.get("retry_after_s")
             )
         except (ValueError, KeyError, TypeError, AttributeError):
+            if answer.status in (401, 403):
+                return Unauthenticated(f"{self._url}: HTTP status {answer.status}")
             if answer.status in (429, 502, 503, 504):
                 return Unavailable(f"{self._url}: HTTP status {answer.status}")
             return self._not_a_service(answer.status)
@@ -111,6 +144,27 @@ class HttpTransport:
         return InternalError(
             f"{self._url} does not answer like a MetaLM service (HTTP status {status})"
         )
+
+
+class _Interruptible:
+    """An answer whose reading another thread can break off."""
+
+    def __init__(self) -> None:
+        self._answer: urllib3.HTTPResponse | None = None
+        self._interrupted = False
+
+    def begin(self, answer: urllib3.HTTPResponse) -> None:
+        """Raises Unavailable if it was interrupted before there was an answer."""
+        self._answer = answer
+        if self._interrupted:
+            raise Unavailable("the request was closed")
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        if self._answer is not None:
+            # Raised where the answer is over or gone already: nobody waits for it then.
+            with suppress(RuntimeError, ValueError, OSError):
+                self._answer.shutdown()
 
 
 class _Messages:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Generator
 from importlib.metadata import version
 
+from metalm.transports.base import BatchStream
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
-from metalm_proto.errors import LimitExceeded
+from metalm_proto.errors import LimitExceeded, Unavailable
 from metalm_proto.spec import BatchRequest, Spec
 
 
@@ -20,17 +22,27 @@ class InProcessTransport:
 
         self._engine = engine
 
-    def batches(self, request: BatchRequest) -> Generator[Batch, None, None]:
+    def batches(self, request: BatchRequest) -> BatchStream:
+        closed = threading.Event()
+        return BatchStream(self._batches(request, closed), closed.set)
+
+    def _batches(
+        self, request: BatchRequest, closed: threading.Event
+    ) -> Generator[Batch, None, None]:
+        def proceed() -> None:
+            if closed.is_set():
+                raise Unavailable("the request was closed")
+
         for first, size in request.ranges():
             try:
-                batch = self._engine.make_batch(request, first, size)
+                batch = self._engine.make_batch(request, first, size, proceed)
             except (MemoryError, ValueError) as error:  # numpy's for more than it can address
                 count = self._engine.batch_bytes(request)
                 bound = f"smaller (or L, n or provenance): {count} bytes do not fit into memory"
                 raise LimitExceeded("batch_size", size, bound) from error
             yield batch
 
-    def describe(self, spec: Spec | None) -> Description:
+    def describe(self, spec: Spec | None, timeout_s: float | None = None) -> Description:
         return Description(
             version=version("metalm"), engine=self._engine.engine_name(), limits=None, spec=spec
         )

@@ -175,7 +175,7 @@ class SampleResponse(_message.Message):
     def __init__(self, batch: _Optional[_Union[Batch, _Mapping]] = ...) -> None: ...
 
 class StreamBatchesRequest(_message.Message):
-    __slots__ = ("spec", "seed", "split", "start", "samples", "batch_size", "generator", "provenance")
+    __slots__ = ("spec", "seed", "split", "start", "samples", "batch_size", "generator", "provenance", "stride")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +184,7 @@ class StreamBatchesRequest(_message.Message):
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    STRIDE_FIELD_NUMBER: _ClassVar[int]
     spec: Spec
     seed: int
     split: Split
@@ -192,7 +193,8 @@ class StreamBatchesRequest(_message.Message):
     batch_size: int
     generator: str
     provenance: bool
-    def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ..., seed: _Optional[int] = ..., split: _Optional[_Union[Split, str]] = ..., start: _Optional[int] = ..., samples: _Optional[int] = ..., batch_size: _Optional[int] = ..., generator: _Optional[str] = ..., provenance: bool = ...) -> None: ...
+    stride: int
+    def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ..., seed: _Optional[int] = ..., split: _Optional[_Union[Split, str]] = ..., start: _Optional[int] = ..., samples: _Optional[int] = ..., batch_size: _Optional[int] = ..., generator: _Optional[str] = ..., provenance: bool = ..., stride: _Optional[int] = ...) -> None: ...
 
 class StreamBatchesResponse(_message.Message):
     __slots__ = ("batch",)

@@ -1,0 +1,243 @@
+"""The endpoints behind a client's URLs: which there are, and which are well."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from metalm.hosts import Host
+from metalm.retry import RetryBudget, backoff_s, jitter
+from metalm.transports import connect
+from metalm.transports.base import Transport
+from metalm_proto.errors import MetaLMError, Unavailable
+from metalm_proto.spec import BatchRequest, Spec
+
+_PROBE_S = 3.0
+_FALLBACK_BATCHES = 4
+"""At a time, so that a service that returns is taken up again soon."""
+
+_log = logging.getLogger("metalm")
+
+
+@dataclass(eq=False, slots=True)
+class Endpoint:
+    """One address of a service, its connections, and what is known of it."""
+
+    name: str
+    transport: Transport
+    in_flight: int = 0
+    failures: int = 0
+    """In a row; 0: it is well, or was never tried."""
+    due: float = 0.0
+    """When it may be tried again, on the monotonic clock."""
+    said: str = "was not tried"
+    max_batches: int | None = None
+    """In one request."""
+    max_request_samples: int | None = None
+    """Known once it has refused more."""
+    leaving: bool = False
+    """No longer an address of its host."""
+
+
+class Endpoints:
+    """Chooses an endpoint for each request. Thread-safe.
+
+    An endpoint that failed is left alone for a while, longer each time. With `fallback` requests
+    go to this process where no endpoint is well, until one is again.
+    """
+
+    def __init__(self, urls: Sequence[str], *, timeout_s: float, fallback: bool) -> None:
+        """Raises InvalidArgument. Nothing is sent or looked up yet."""
+        self.budget = RetryBudget()
+        self._timeout_s = timeout_s
+        self._connect: Callable[..., Transport] = partial(connect, timeout_s=timeout_s)
+        self._hosts = {Host(url): dict[str, Endpoint]() for url in dict.fromkeys(urls)}
+        self._fallback: Endpoint | None = None
+        if fallback:
+            here = "inprocess:"
+            self._fallback = Endpoint(here, self._connect(here), max_batches=_FALLBACK_BATCHES)
+        self._changed = threading.Condition()
+        self._probing = False
+        self._outage = False
+        self._closed = False
+
+    def acquire(self, give_up_at: float, wanted: Callable[[], bool]) -> Endpoint:
+        """The endpoint for a request, waited for until `give_up_at`; to be released.
+
+        Raises Unavailable with what each endpoint said, and as soon as it is not `wanted` any more
+        and somebody calls `wake`.
+        """
+        while True:
+            self._refresh()
+            with self._changed:
+                if self._closed or not wanted():
+                    raise Unavailable("the request was closed")
+                if (chosen := self._choose()) is not None:
+                    return chosen
+                now = time.monotonic()
+                if now >= give_up_at:
+                    raise Unavailable(self._told())
+                next_due = min((endpoint.due for endpoint in self._all()), default=now + 1)
+                self._changed.wait(max(0.0, min(next_due, give_up_at) - now))
+
+    def another(self, than: Endpoint) -> Endpoint | None:
+        """An endpoint that is well, other than the given one, at once or not at all."""
+        with self._changed:
+            return self._least_used([e for e in self._all() if e is not than and not e.failures])
+
+    def has_others(self, than: Collection[Endpoint]) -> bool:
+        with self._changed:
+            return any(endpoint not in than for endpoint in self._all())
+
+    def release(self, endpoint: Endpoint) -> None:
+        with self._changed:
+            endpoint.in_flight -= 1
+            gone = endpoint.leaving and not endpoint.in_flight
+        if gone:
+            endpoint.transport.close()
+
+    def succeeded(self, endpoint: Endpoint) -> None:
+        """It gave a batch that was asked for."""
+        if endpoint is self._fallback:
+            return
+        with self._changed:
+            if self._outage:
+                self._outage = False
+                _log.warning("%s answers again", endpoint.name)
+            if endpoint.failures:
+                endpoint.failures, endpoint.due = 0, 0.0
+                self._changed.notify_all()
+
+    def failed(self, endpoint: Endpoint, error: MetaLMError) -> None:
+        with self._changed:
+            endpoint.failures += 1
+            endpoint.said = str(error).removeprefix(endpoint.name).removeprefix(": ")
+            wait_s = backoff_s(endpoint.failures, getattr(error, "retry_after_s", None))
+            endpoint.due = time.monotonic() + wait_s
+            _log.info("%s: %s", endpoint.name, endpoint.said)
+            if not self._outage and all(other.failures for other in self._all()):
+                self._outage = True
+                goes_on = f"trying again for {self._timeout_s:g} s"
+                if self._fallback:
+                    goes_on = "its batches are generated in this process until one does"
+                _log.warning("no endpoint answers, %s: %s", goes_on, self._told())
+        # The name may stand for another address by now.
+        self._refresh(sooner=True)
+
+    def pause(self, seconds: float, wanted: Callable[[], bool]) -> None:
+        """Waits, but not longer than it is wanted."""
+        until = time.monotonic() + seconds
+        with self._changed:
+            while not self._closed and wanted() and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+
+    def wake(self) -> None:
+        """Makes those who wait look whether they are still wanted."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+            endpoints = self._all()
+        for endpoint in endpoints:
+            endpoint.transport.close()
+
+    def _told(self) -> str:
+        """What is wrong with each endpoint, as far as is known."""
+        said = [f"{host.url}: {host.said}" for host in self._hosts if host.said]
+        said += [f"{endpoint.name}: {endpoint.said}" for endpoint in self._all()]
+        return "; ".join(said)
+
+    def _all(self) -> list[Endpoint]:
+        return [endpoint for found in self._hosts.values() for endpoint in found.values()]
+
+    def _choose(self) -> Endpoint | None:
+        now = time.monotonic()
+        endpoints = self._all()
+        if self._fallback and all(endpoint.failures for endpoint in endpoints):
+            self._probe()
+            return self._least_used([self._fallback])
+        well = [endpoint for endpoint in endpoints if not endpoint.failures]
+        chosen = self._least_used(well or [e for e in endpoints if e.due <= now])
+        if chosen is not None and chosen.failures:
+            # One of all who wait for it tries, the others see what becomes of it.
+            chosen.due = now + backoff_s(chosen.failures)
+        return chosen
+
+    def _least_used(self, endpoints: Sequence[Endpoint]) -> Endpoint | None:
+        # Among equals by chance, so that trainers spread out.
+        order = partial(jitter.uniform, 0, 1)
+        chosen = min(endpoints, key=lambda endpoint: (endpoint.in_flight, order()), default=None)
+        if chosen is not None:
+            chosen.in_flight += 1
+        return chosen
+
+    def _refresh(self, *, sooner: bool = False) -> None:
+        """Brings the endpoints up to date with the names of their hosts."""
+        for host, endpoints in self._hosts.items():
+            addresses = host.addresses(sooner=sooner)
+            if endpoints.keys() == set(addresses):
+                continue
+            idle = []
+            with self._changed:
+                for address in set(endpoints) - set(addresses):
+                    endpoint = endpoints.pop(address)
+                    endpoint.leaving = True
+                    if not endpoint.in_flight:
+                        idle.append(endpoint)
+                for address in addresses:
+                    if address not in endpoints:
+                        name = f"{host.url} ({address})" if len(addresses) > 1 else host.url
+                        transport = self._connect(host.url, address=address or None)
+                        endpoints[address] = Endpoint(name, transport)
+                self._changed.notify_all()
+            for endpoint in idle:
+                endpoint.transport.close()
+
+    def _probe(self) -> None:
+        if not self._probing:
+            self._probing = True
+            threading.Thread(
+                target=_probe, args=(weakref.ref(self),), name="metalm-probe", daemon=True
+            ).start()
+
+    def _probe_next(self) -> bool:
+        """Waits for an endpoint to be due, and asks it; False when there is nothing left to do."""
+        with self._changed:
+            endpoints = self._all()
+            if self._closed or not all(endpoint.failures for endpoint in endpoints):
+                self._probing = False
+                return False
+            now = time.monotonic()
+            endpoint = min(endpoints, key=lambda endpoint: endpoint.due, default=None)
+            if endpoint is None or endpoint.due > now:
+                # Not for long, as nobody may want to know any more.
+                self._changed.wait(min(0.5, endpoint.due - now if endpoint else 0.5))
+                return True
+        try:
+            endpoint.transport.describe(None, timeout_s=min(_PROBE_S, self._timeout_s))
+            # A server that is about to leave still describes itself, but gives no batch.
+            with endpoint.transport.batches(
+                BatchRequest(spec=Spec(L=1), seed=0, stop=1, batch_size=1)
+            ) as answer:
+                next(answer)
+        except MetaLMError as error:
+            self.failed(endpoint, error)
+            return True
+        with self._changed:
+            endpoint.failures, endpoint.due = 0, 0.0
+            self._changed.notify_all()
+        return True
+
+
+def _probe(owner: weakref.ref[Endpoints]) -> None:
+    """Looks for an endpoint that is well again, as long as somebody has the endpoints."""
+    while (endpoints := owner()) is not None and endpoints._probe_next():
+        del endpoints
