@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from metalm.client import MetaLMClient
+from metalm.client import TIMEOUT, MetaLMClient
 from metalm.files import WRITERS, write
+from metalm.iterator import STEP
+from metalm.schedule import RANK, WORLD_SIZE
 from metalm_proto import formats
 from metalm_proto.errors import InvalidArgument, MetaLMError
 from metalm_proto.fields import U64, Field
-from metalm_proto.spec import GENERATOR, INDEX, SEED, SPEC_FIELDS, SPLIT, START, Spec
+from metalm_proto.spec import (
+    BATCH_SIZE,
+    GENERATOR,
+    INDEX,
+    SEED,
+    SPEC_FIELDS,
+    SPLIT,
+    START,
+    Spec,
+)
 
 _SAMPLES = Field(name="samples", default=100, lower=1, upper=U64, doc="samples to write")
 _SAMPLE_FORMATS: dict[str, Callable[..., str]] = {
@@ -79,7 +92,7 @@ def _warm(options: argparse.Namespace) -> None:
 def _sample(options: argparse.Namespace) -> None:
     if options.provenance and options.format == "text":
         raise InvalidArgument("provenance", True, "absent with --format text")
-    with MetaLMClient(options.url) as client:
+    with _client(options) as client:
         batch = client.sample(
             _parsed(INDEX, options),
             seed=_parsed(SEED, options),
@@ -99,7 +112,7 @@ def _generate(options: argparse.Namespace) -> None:
         raise InvalidArgument("output", "", "the name of a file, or -")
     start, samples = _parsed(START, options), _parsed(_SAMPLES, options)
     with (
-        MetaLMClient(options.url) as client,
+        _client(options) as client,
         client.batches(
             spec=_spec(options),
             seed=_parsed(SEED, options),
@@ -113,6 +126,59 @@ def _generate(options: argparse.Namespace) -> None:
             print(f"metalm: seed {batches.seed}", file=sys.stderr)
         by_name = "npz" if (options.output or "").endswith(".npz") else "text"
         write(batches, samples, options.output, options.format or by_name)
+
+
+def _replay(options: argparse.Namespace) -> None:
+    """Without --state the run is the flags'; with it, the state's, counted from its position."""
+    seed, split, spec, start = (
+        _parsed(SEED, options),
+        _parsed(SPLIT, options),
+        _spec(options),
+        _parsed(START, options),
+    )
+    if options.state is not None:
+        fields = (*SPEC_FIELDS, SEED, SPLIT, START)
+        given = [field.name for field in fields if getattr(options, field.name) is not None]
+        if given:
+            raise InvalidArgument(given[0], getattr(options, given[0]), "absent with --state")
+        spec, seed, split, start = _state(options.state)
+    elif seed is None:
+        raise InvalidArgument("seed", None, "given, or a --state that has it: which run is it?")
+    with _client(options) as client:
+        run = client.batches(
+            spec=spec,
+            seed=seed,
+            split=split,
+            start=start,
+            batch_size=_parsed(BATCH_SIZE, options),
+            rank=_parsed(RANK, options),
+            world_size=_parsed(WORLD_SIZE, options),
+            skip=[_range(text) for text in options.skip],
+            provenance=options.provenance,
+        )
+        batch = run.at(_parsed(STEP, options))
+    print(formats.to_json(batch))
+
+
+def _state(path: str) -> tuple[Spec, int, str, int]:
+    """The run that a file with the JSON of `BatchIterator.state_dict` is of."""
+    try:
+        state = json.loads(Path(path).read_text())
+        generator, position = state["generator"], state["position"]
+        run = Spec(**state["spec"]), state["seed"], state["split"], position
+    except (ValueError, TypeError, KeyError) as error:
+        bound = f"a file with the JSON of a state_dict ({error})"
+        raise InvalidArgument("state", path, bound) from error
+    if generator != GENERATOR:
+        raise InvalidArgument("state generator", generator, GENERATOR)
+    return run
+
+
+def _range(text: str) -> tuple[int, int]:
+    start, colon, stop = text.partition(":")
+    if not (colon and start.isdecimal() and stop.isdecimal()):
+        raise InvalidArgument("skip", text, "START:STOP, in samples")
+    return int(start), int(stop)
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -164,6 +230,18 @@ def _parser() -> argparse.ArgumentParser:
         "--format", choices=WRITERS, help="text is MetaGym's [npz if FILE ends so, else text]"
     )
 
+    replaying = command("replay", _replay, "Print the batch that a run saw at a step, as JSON.")
+    _add_stream_flags(replaying)
+    for field in (START, STEP, BATCH_SIZE, RANK, WORLD_SIZE):
+        _add_flag(replaying, field)
+    replaying.add_argument(
+        "--state", metavar="FILE", help="JSON of a state_dict: its run, steps from its position on"
+    )
+    replaying.add_argument(
+        "--skip", metavar="START:STOP", action="append", default=[], help="samples stepped over"
+    )
+    replaying.add_argument("--provenance", action="store_true", help="add where tokens come from")
+
     benching = command("bench", _bench, "Measure the speed of this machine's generator and doors.")
     benching.add_argument("--quick", action="store_true", help="fewer repetitions, less certain")
     return parser
@@ -174,9 +252,11 @@ def _add_stream_flags(parser: argparse.ArgumentParser) -> None:
         _add_flag(parser, field)
     parser.add_argument(
         "--url",
-        default="inprocess:",
-        help="service to ask, http(s):// or grpc(s)://; by default this process generates",
+        action="append",
+        help="service to ask, http(s):// or grpc(s)://, several times for several; by default this "
+        "process generates",
     )
+    _add_flag(parser, TIMEOUT)
 
 
 def _add_flag(parser: argparse.ArgumentParser, field: Field) -> None:
@@ -196,6 +276,10 @@ def _add_flag(parser: argparse.ArgumentParser, field: Field) -> None:
 def _parsed(field: Field, options: argparse.Namespace) -> Any:
     text = getattr(options, field.name)
     return field.default if text is None else field.parse(text)
+
+
+def _client(options: argparse.Namespace) -> MetaLMClient:
+    return MetaLMClient(options.url or "inprocess:", timeout_s=_parsed(TIMEOUT, options))
 
 
 def _spec(options: argparse.Namespace) -> Spec:

@@ -29,7 +29,15 @@ from metalm_proto.spec import (
     draw_seed,
 )
 
-_TIMEOUT = Field(name="timeout_s", kind=float, lower=0, open_lower=True, upper=86400, doc="")
+TIMEOUT = Field(
+    name="timeout_s",
+    kind=float,
+    default=30.0,
+    lower=0,
+    open_lower=True,
+    upper=86400,
+    doc="seconds of silence that an endpoint may keep, and for which failures are tried again",
+)
 _PREFETCH = Field(name="prefetch_bytes", default=2**26, lower=0, upper=2**44, doc="")
 _COUNT = Field(name="count", lower=0, upper=U64, doc="batches of this rank")
 _STOP = Field(name="stop", lower=0, upper=U64, doc="index after the last sample")
@@ -80,14 +88,14 @@ class MetaLMClient:
         self,
         urls: str | Sequence[str] = "inprocess:",
         *,
-        timeout_s: float = 30.0,
+        timeout_s: float = TIMEOUT.default,
         fallback: str | None = None,
         hedge: bool = False,
     ) -> None:
         self.urls = (urls,) if isinstance(urls, str) else tuple(urls)
         if not self.urls:
             raise InvalidArgument("urls", urls, "a URL, or several")
-        self._timeout_s = _TIMEOUT.check(timeout_s)
+        self._timeout_s = TIMEOUT.check(timeout_s)
         if fallback not in _FALLBACKS:
             raise InvalidArgument("fallback", fallback, "None or 'inprocess'")
         self._fallback = fallback

@@ -18,7 +18,7 @@ from metalm_proto.spec import SEED, BatchRequest
 
 _STATE_VERSION = 1
 _POSITION = Field(name="position", lower=0, upper=U64, doc="first sample not yet seen")
-_STEP = Field(name="step", lower=0, upper=U64, doc="batches of this rank before it")
+STEP = Field(name="step", default=0, lower=0, upper=U64, doc="batches of this rank before it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +88,7 @@ class BatchIterator(Iterator[Batch]):
 
         The iterator stays where it is. Raises InvalidArgument for a step behind the run's end.
         """
-        position = self._schedule.at(_STEP.check(step))
+        position = self._schedule.at(STEP.check(step))
         found = Direct(self._transport(), self._schedule, self._template, position)
         try:
             batch = found.following()

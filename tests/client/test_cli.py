@@ -156,10 +156,12 @@ def test_wrong_usage_is_two_and_named(arguments: list[str], named: list[str]) ->
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9", "grpc://127.0.0.1:9"])
 def test_no_service_is_one_and_told(url: str) -> None:
-    done = run("sample", "--url", url, check=False)
+    done = run("sample", "--url", url, "--timeout-s", "0.2", check=False)
     assert done.returncode == 1
-    assert url.partition("//")[2] in done.stderr.decode()
-    assert len(done.stderr.splitlines()) == 1
+    trying, failed = done.stderr.decode().splitlines()
+    assert "trying again for 0.2 s" in trying
+    assert failed.startswith("metalm: ")
+    assert url.partition("//")[2] in failed
 
 
 def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path: Path) -> None:

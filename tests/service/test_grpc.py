@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 from metalm import MetaLMClient, Unavailable
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_proto.v1 import metalm_pb2_grpc
+from tests.door import opened
 from tests.service_process import Service
 
 SERVICE = "metalm.v1.MetaLMService"
@@ -155,7 +156,7 @@ def test_idle_calls_cannot_silence_the_door(service: Service) -> None:
             yield from ()
 
         calls = [stub.ServerReflectionInfo(silence()) for _ in range(90)]
-        with MetaLMClient(service.grpc, timeout_s=20) as client:
+        with opened(service.grpc, timeout_s=20) as client:
             refused = False
             for _ in range(200):
                 try:
@@ -168,7 +169,7 @@ def test_idle_calls_cannot_silence_the_door(service: Service) -> None:
         stop.set()
         for call in calls:
             call.cancel()
-    with MetaLMClient(service.grpc) as client:
+    with opened(service.grpc) as client:
         for _ in range(500):
             try:
                 client.sample(L=5, seed=1)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import pytest
@@ -26,7 +26,11 @@ from metalm import (
     Overloaded,
     Unavailable,
 )
+from metalm.transports.base import BatchStream
+from tests.door import opened
 from tests.service_process import Service, metalm, running
+
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +58,10 @@ def test_limits_hold_for_both_doors(small: Service, door: str) -> None:
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_bytes_in_flight_are_bounded_and_given_back(small: Service, door: str) -> None:
     # 128 batches of 1 MiB: far more than the sockets' buffers take.
-    arguments: dict[str, Any] = {"L": 2**14, "batch_size": 32, "seed": 1, "stop": 4096}
-    with MetaLMClient(getattr(small, door)) as client:
+    arguments: dict[str, Any] = {"L": 2**14, "batch_size": 32, "count": 128}
+    with opened(getattr(small, door)) as client:
         for _ in range(3):
-            streams = [client.batches(**arguments) for _ in range(2)]
-            for stream in streams:
-                eventually(stream.__next__)
+            streams = [eventually(lambda: started(client.batches(**arguments))) for _ in range(2)]
             with pytest.raises(Overloaded, match="in flight") as caught:
                 client.sample(L=2**17, seed=1)
             assert caught.value.retryable
@@ -70,11 +72,12 @@ def test_bytes_in_flight_are_bounded_and_given_back(small: Service, door: str) -
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_requests_at_one_time_are_bounded(small: Service, door: str) -> None:
-    with MetaLMClient(getattr(small, door)) as client:
+    with opened(getattr(small, door)) as client:
         # 64 MiB each, in batches small enough for three to have room.
-        streams = [client.batches(L=2**13, batch_size=16, seed=1, stop=4096) for _ in range(3)]
-        for stream in streams:
-            eventually(stream.__next__)
+        streams = [
+            eventually(lambda: started(client.batches(L=2**13, batch_size=16, count=256)))
+            for _ in range(3)
+        ]
         with pytest.raises(Overloaded, match="3 requests"):
             client.sample(L=5, seed=1)
         for stream in streams:
@@ -96,49 +99,46 @@ def test_a_client_is_never_refused_because_of_its_own_last_request(door: str) ->
 def test_work_that_nobody_waits_for_ends(small: Service, door: str) -> None:
     """A provenance that takes long, left: its thread and its place are free soon after."""
     with running("--threads", "1", "--max-requests", "1") as service:
-        with MetaLMClient(getattr(service, door), timeout_s=0.2) as client:
+        with opened(getattr(service, door), timeout_s=0.2) as client:
             with pytest.raises(DeadlineExceeded):
                 client.sample(n=8_000_000, l=0.001, L=1, seed=1, provenance=True)
-        with MetaLMClient(getattr(service, door)) as client:
+        with opened(getattr(service, door)) as client:
             eventually(lambda: client.sample(L=5, seed=1))
         assert service.stop() == 0
 
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_silent_server_is_noticed(door: str) -> None:
-    with running() as service, MetaLMClient(getattr(service, door), timeout_s=3) as client:
-        batches = client.batches(L=2**14, batch_size=32, seed=1)
+    with running() as service, opened(getattr(service, door), timeout_s=1) as client:
+        batches = client.batches(L=2**14)
         next(batches)
         service.process.send_signal(signal.SIGSTOP)
         with pytest.raises(DeadlineExceeded):
             for _ in range(10_000):  # what is under way already may still arrive
                 next(batches)
         service.process.send_signal(signal.SIGCONT)
-        # The iterator stands where it was, and can be asked again.
-        again = next(batches)
-        assert again.first == batches.position - 32
+        client.sample(L=5)
 
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_readers_that_never_read_do_not_fill_the_memory(door: str) -> None:
     """Eight streams of 8 MiB batches, read once and then left standing: 128 MiB may be in flight."""
     with running("--max-message-bytes", "8388608", "--max-inflight-bytes", "134217728") as service:
-        client = MetaLMClient(getattr(service, door))
-        client.batch(L=2**17, batch_size=32, seed=1)
-        before = resident_bytes(service)
-        streams = [client.batches(L=2**17, batch_size=32, seed=1) for _ in range(5)]
-        for stream in streams:
-            next(stream)
-        with pytest.raises(Overloaded):
-            next(client.batches(L=2**17, batch_size=32, seed=1))
-        highest = 0
-        for _ in range(50):
-            highest = max(highest, resident_bytes(service))
-            time.sleep(0.01)
-        assert highest - before < 128 * 2**20 + 32 * 2**20
-        for stream in streams:
-            stream.close()
-        client.close()
+        with opened(getattr(service, door)) as client:
+            assert len(list(client.batches(L=2**17, count=1))) == 1
+            before = resident_bytes(service)
+            streams = [client.batches(L=2**17) for _ in range(5)]
+            for stream in streams:
+                next(stream)
+            with pytest.raises(Overloaded):
+                next(client.batches(L=2**17))
+            highest = 0
+            for _ in range(50):
+                highest = max(highest, resident_bytes(service))
+                time.sleep(0.01)
+            assert highest - before < 128 * 2**20 + 32 * 2**20
+            for stream in streams:
+                stream.close()
 
 
 def resident_bytes(service: Service) -> int:
@@ -146,7 +146,12 @@ def resident_bytes(service: Service) -> int:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def eventually(call: Callable[[], object], timeout_s: float = 20) -> object:
+def started(stream: BatchStream) -> BatchStream:
+    next(stream)
+    return stream
+
+
+def eventually(call: Callable[[], T], timeout_s: float = 20) -> T:
     """What the call gives once the server has room again."""
     until = time.monotonic() + timeout_s
     while True:
@@ -166,8 +171,8 @@ def test_a_signal_ends_an_idle_service_with_zero(number: signal.Signals) -> None
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_running_stream_is_finished_before_the_end(door: str) -> None:
-    with running() as service, MetaLMClient(getattr(service, door)) as client:
-        batches = client.batches(L=2**14, batch_size=32, seed=1, count=100)
+    with running() as service, opened(getattr(service, door)) as client:
+        batches = client.batches(L=2**14, count=100)
         first = next(batches)
         service.process.send_signal(signal.SIGTERM)
         assert len(list(batches)) == 99
@@ -181,14 +186,14 @@ def test_while_draining_new_requests_are_refused_and_health_says_so() -> None:
         health = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        with MetaLMClient(service.http) as client:
-            held = client.batches(L=2**14, batch_size=32, seed=1, count=100)
+        with opened(service.http) as client:
+            held = client.batches(L=2**14, count=100)
             next(held)
             service.process.send_signal(signal.SIGTERM)
             assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-            with MetaLMClient(service.http) as other, pytest.raises(Unavailable):
+            with opened(service.http) as other, pytest.raises(Unavailable):
                 other.sample(L=5)
-            with MetaLMClient(service.grpc) as other, pytest.raises(Unavailable):
+            with opened(service.grpc) as other, pytest.raises(Unavailable):
                 other.sample(L=5)
             assert len(list(held)) == 99
         channel.close()
@@ -198,8 +203,8 @@ def test_while_draining_new_requests_are_refused_and_health_says_so() -> None:
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_second_signal_ends_it_at_once(door: str) -> None:
     with running("--drain-timeout-s", "600") as service:
-        with MetaLMClient(getattr(service, door)) as client:
-            stalled = client.batches(L=2**14, batch_size=32, seed=1)
+        with opened(getattr(service, door)) as client:
+            stalled = client.batches(L=2**14)
             next(stalled)
             service.process.send_signal(signal.SIGINT)
             host, port = service.http.removeprefix("http://").split(":")
@@ -213,8 +218,8 @@ def test_a_second_signal_ends_it_at_once(door: str) -> None:
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_reader_that_never_reads_does_not_hold_up_the_end(door: str) -> None:
     with running("--drain-timeout-s", "1") as service:
-        with MetaLMClient(getattr(service, door)) as client:
-            stalled = client.batches(L=2**14, batch_size=32, seed=1)
+        with opened(getattr(service, door)) as client:
+            stalled = client.batches(L=2**14)
             next(stalled)
             began = time.monotonic()
             assert service.stop() == 0
