@@ -1,0 +1,89 @@
+"""A run's steps, its state, and what it skips, against plain arithmetic and the twin."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from metalm import InvalidArgument, MetaLMClient
+
+RUN: dict[str, Any] = {"L": 8, "seed": 5, "V": 16, "n": 3, "l": 4}
+
+
+@pytest.mark.parametrize("prefetch_bytes", [0, 200, 2**20])
+@pytest.mark.parametrize(("world_size", "batch_size"), [(1, 1), (2, 3), (3, 4)])
+def test_ranks_share_the_samples_without_skipped_ones(
+    url: str, world_size: int, batch_size: int, prefetch_bytes: int
+) -> None:
+    skip = [(3, 5), range(20, 21), (40, 70)]
+    wanted = [i for i in range(2, 80) if not (3 <= i < 5 or i == 20 or 40 <= i < 70)]
+    steps: list[list[int]] = []
+    with MetaLMClient(url) as client:
+        for rank in range(world_size):
+            batches = client.batches(
+                **RUN, batch_size=batch_size, rank=rank, world_size=world_size,
+                skip=skip, start=2, stop=80, prefetch_bytes=prefetch_bytes,
+            )  # fmt: skip
+            for step, batch in enumerate(batches):
+                begin = (step * world_size + rank) * batch_size
+                found = [int(i) for i in batch.indices]
+                assert found == wanted[begin : begin + batch_size]
+                for row, index in enumerate(found):
+                    alone = MetaLMClient().sample(index, **RUN)
+                    assert batch.x[row].tobytes() == alone.x.tobytes()
+                assert batches.at(step).digest == batch.digest
+                steps.append(found)
+            assert batches.position == 80
+    assert sorted(i for step in steps for i in step) == wanted
+
+
+def test_a_run_restored_at_every_step_is_the_run(url: str) -> None:
+    with MetaLMClient(url) as client:
+        whole = [b.digest for b in client.batches(**RUN, batch_size=3, stop=30)]
+        found = []
+        state = client.batches(**RUN).state_dict()
+        for _ in whole:
+            again = client.batches(**RUN, batch_size=3, stop=30)
+            again.load_state_dict(json.loads(json.dumps(state)))
+            found.append(next(again).digest)
+            state = again.state_dict()
+            again.close()
+        assert found == whole
+        assert len(json.dumps(state)) <= 1024
+
+
+def test_a_state_goes_on_with_other_ranks_and_batches(url: str) -> None:
+    with MetaLMClient(url) as client:
+        begun = client.batches(**RUN, batch_size=2, world_size=4, rank=3)
+        for _ in islice(begun, 5):
+            pass
+        state = begun.state_dict()
+        assert state["position"] == 40
+        seen = []
+        for rank in range(3):
+            other = client.batches(**RUN, batch_size=5, world_size=3, rank=rank, prefetch_bytes=0)
+            other.load_state_dict(state)
+            seen += [int(i) for batch in islice(other, 2) for i in batch.indices]
+        assert sorted(seen) == list(range(40, 70))
+
+
+@pytest.mark.parametrize(
+    ("other", "named"), [({"seed": 6}, "seed"), ({"split": "test"}, "split"), ({"V": 17}, "spec.V")]
+)
+def test_a_state_of_another_run_is_refused(other: dict[str, Any], named: str) -> None:
+    client = MetaLMClient()
+    state = client.batches(**{**RUN, **other}).state_dict()
+    with pytest.raises(InvalidArgument, match=f"state {named} is"):
+        client.batches(**RUN).load_state_dict(state)
+
+
+def test_wrong_ranks_and_ranges_are_refused() -> None:
+    client = MetaLMClient()
+    for wrong in ({"rank": 2, "world_size": 2}, {"world_size": 0}, {"skip": [(5, 3)]}):
+        with pytest.raises(InvalidArgument):
+            client.batches(**RUN, **wrong)
+    with pytest.raises(InvalidArgument, match="step is 9"):
+        client.batches(**RUN, stop=9, batch_size=1).at(9)
