@@ -18,7 +18,7 @@ RUN: dict[str, Any] = {"L": 8, "seed": 5, "V": 16, "n": 3, "l": 4}
 def test_ranks_share_the_samples_without_skipped_ones(
     url: str, world_size: int, batch_size: int, prefetch_bytes: int
 ) -> None:
-    skip = [(3, 5), range(20, 21), (40, 70)]
+    skip: list[range | tuple[int, int]] = [(3, 5), range(20, 21), (40, 70)]
     wanted = [i for i in range(2, 80) if not (3 <= i < 5 or i == 20 or 40 <= i < 70)]
     steps: list[list[int]] = []
     with MetaLMClient(url) as client:
