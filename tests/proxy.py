@@ -31,7 +31,7 @@ class Fault:
 class Proxy:
     """Passes connections on to `target`, a URL; `url` is the same through the proxy.
 
-    `hits` counts the faults that met an answer on its way. `delay_s` holds up each piece of an
+    `hits` counts the faults that met an answer on its way, `hit_at` says when the last did. `delay_s` holds up each piece of an
     answer. While `refusing`, connections are reset as soon as they are made.
     """
 
@@ -41,6 +41,7 @@ class Proxy:
         self.delay_s = 0.0
         self.refusing = False
         self.hits: Counter[str] = Counter()
+        self.hit_at = float("-inf")
         self.connections = 0
         self._armed: deque[Fault] = deque()
         self._carried_at: dict[asyncio.StreamWriter, float] = {}
@@ -64,9 +65,19 @@ class Proxy:
         """The next fault, behind those that wait already."""
         self._loop.call_soon_threadsafe(self._armed.append, Fault(kind, after))
 
+    @property
+    def armed(self) -> int:
+        """Faults that have not happened yet."""
+        return len(self._armed)
+
     def reset_all(self) -> None:
         """Resets the connections that there are."""
-        self._loop.call_soon_threadsafe(lambda: [_reset(writer) for writer in self._carried_at])
+
+        def reset() -> None:
+            for writer in self._carried_at:
+                _reset(writer)
+
+        self._loop.call_soon_threadsafe(reset)
 
     def in_use(self, within_s: float = 0.1) -> int:
         """Connections that carried a piece of an answer just now."""
@@ -127,6 +138,7 @@ class Proxy:
                     break
                 self._armed.popleft()
                 self.hits[fault.kind] += 1
+                self.hit_at = time.monotonic()
                 if fault.kind == "flip":
                     altered = bytearray(data)
                     altered[fault.after] ^= 1 << fault.after % 8

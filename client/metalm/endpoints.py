@@ -47,8 +47,9 @@ class Endpoint:
 class Endpoints:
     """Chooses an endpoint for each request. Thread-safe.
 
-    An endpoint that failed is left alone for a while, longer each time. With `fallback` requests
-    go to this process where no endpoint is well, until one is again.
+    An endpoint that failed is left alone for a while, longer each time. Then a thread asks it for a
+    little, and requests go to it again if it answers; where no endpoint is well, a request tries.
+    With `fallback` requests go to this process where no endpoint is well, until one is again.
     """
 
     def __init__(self, urls: Sequence[str], *, timeout_s: float, fallback: bool) -> None:
@@ -103,6 +104,7 @@ class Endpoints:
 
     def succeeded(self, endpoint: Endpoint) -> None:
         """It gave a batch that was asked for."""
+        self.budget.succeeded()
         if endpoint is self._fallback:
             return
         with self._changed:
@@ -165,6 +167,8 @@ class Endpoints:
             self._probe()
             return self._least_used([self._fallback])
         well = [endpoint for endpoint in endpoints if not endpoint.failures]
+        if 0 < len(well) < len(endpoints):
+            self._probe()
         chosen = self._least_used(well or [e for e in endpoints if e.due <= now])
         if chosen is not None and chosen.failures:
             # One of all who wait for it tries, the others see what becomes of it.
@@ -212,11 +216,14 @@ class Endpoints:
         """Waits for an endpoint to be due, and asks it; False when there is nothing left to do."""
         with self._changed:
             endpoints = self._all()
-            if self._closed or not all(endpoint.failures for endpoint in endpoints):
+            failed = [endpoint for endpoint in endpoints if endpoint.failures]
+            # Without a fallback, requests try for themselves where none is well.
+            pointless = not self._fallback and len(failed) == len(endpoints)
+            if self._closed or pointless or (endpoints and not failed):
                 self._probing = False
                 return False
             now = time.monotonic()
-            endpoint = min(endpoints, key=lambda endpoint: endpoint.due, default=None)
+            endpoint = min(failed, key=lambda endpoint: endpoint.due, default=None)
             if endpoint is None or endpoint.due > now:
                 # Not for long, as nobody may want to know any more.
                 self._changed.wait(min(0.5, endpoint.due - now if endpoint else 0.5))

@@ -14,6 +14,8 @@ from metalm import Batch, MetaLMClient
 from metalm_proto.batch import digest_of
 
 BATCH_SIZE = 16
+SPEC: dict[str, Any] = {"V": 64, "n": 8, "l": 8.0, "L": 64}
+"""Quick to generate: what is tested is the way."""
 _RECORD = struct.Struct("<QQQd")
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.checker import BATCH_SIZE, Finding, findings, recorded
+from tests.chaos.checker import BATCH_SIZE, SPEC, Finding, findings, recorded
 from tests.chaos.replica import Replica, fixed_ports
 from tests.proxy import Proxy
 
@@ -22,8 +22,8 @@ REPLICAS = 3
 TIMEOUT_S = 2.0
 LONGEST_GAP_S = TIMEOUT_S + 1
 _STARTING_S = 60
-_ON_THE_WAY = ("cut", "reset", "stall", "flip")
-_TO_A_REPLICA = ("kill", "stop")
+_HEALED_AT_ONCE = ("cut", "reset", "flip")
+_LASTING = ("stall", "stall", "kill", "stop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +31,14 @@ class Plan:
     """What a run is to be.
 
     `batches`: of all trainers together. `fault_every_s`: mean time between two faults.
-    `replica_share`: of the faults, how many are a kill or a stop. `stop_s`: for how long a replica
+    `lasting_share`: of the faults, how many are a stall, kill or stop. `stop_s`: for how long a replica
     is stopped. `at_least`: how many times each kind of fault must have met a connection in use.
     `step_s`: what a trainer takes for a step. `seconds`: the run fails if it takes longer.
     """
 
     batches: int
     fault_every_s: float
-    replica_share: float
+    lasting_share: float
     stop_s: float
     at_least: dict[str, int]
     step_s: float
@@ -52,6 +52,8 @@ class Report:
     seconds: float = 0.0
     longest_gap_s: dict[str, float] = field(default_factory=dict)
     hits: dict[str, int] = field(default_factory=dict)
+    outages: dict[str, int] = field(default_factory=dict)
+    """How many times a trainer was told that no endpoint answered."""
     findings: dict[str, list[Finding]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     """Why the run proves nothing, or proves something wrong."""
@@ -65,7 +67,7 @@ class Trainer:
         self.door = door
         self.count = plan.batches // 2
         self.record = folder / f"{door}.record"
-        self.stream: dict[str, Any] = {"L": 64, "batch_size": BATCH_SIZE, "seed": plan.seed}
+        self.stream: dict[str, Any] = {**SPEC, "batch_size": BATCH_SIZE, "seed": plan.seed}
         arguments = {
             "urls": urls,
             "record": str(self.record),
@@ -90,6 +92,7 @@ class Chaos:
         self._random = random.Random(plan.seed)
         self._hits: Counter[str] = Counter()
         self._stopped_until: dict[Replica, float] = {}
+        self._stalling: Proxy | None = None
 
     def run(self) -> Report:
         report = Report()
@@ -125,7 +128,7 @@ class Chaos:
             report.failures.append(f"{report.batches} of {self._plan.batches} batches")
         for kind, minimum in self._plan.at_least.items():
             if self._hits[kind] < minimum:
-                report.failures.append(f"{self._hits[kind]} × {kind}, fewer than {minimum}")
+                report.failures.append(f"{self._hits[kind]} times {kind}, fewer than {minimum}")
         return report
 
     def _torment(self, trainers: list[Trainer]) -> None:
@@ -146,28 +149,46 @@ class Chaos:
 
     def _faults(self) -> Iterator[str]:
         while True:
-            of_replica = self._random.random() < self._plan.replica_share
-            yield self._random.choice(_TO_A_REPLICA if of_replica else _ON_THE_WAY)
+            lasting = self._random.random() < self._plan.lasting_share
+            yield self._random.choice(_LASTING if lasting else _HEALED_AT_ONCE)
 
     def _happen(self, kind: str, now: float) -> None:
         chosen = self._random.randrange(REPLICAS)
         replica = self._replicas[chosen]
-        if kind in _ON_THE_WAY:
-            # Somewhere within the next windows.
-            proxy = self._proxies[self._random.choice(("http", "grpc"))][chosen]
-            proxy.arm(kind, self._random.randrange(2**17))
-        elif replica.state == "ready" and self._well() > 1:  # another stays well
-            proxies = [self._proxies[door][chosen] for door in self._proxies]
-            self._hits[kind] += any(proxy.in_use() for proxy in proxies)
-            if kind == "kill":
-                replica.kill()
-                replica.start()
-            else:
-                replica.stop()
-                self._stopped_until[replica] = now + self._plan.stop_s
+        door = self._random.choice(("http", "grpc"))
+        after = self._random.randrange(2**17)  # within the next few windows
+        proxy = self._proxies[door][chosen]
+        if kind in _HEALED_AT_ONCE:
+            if not proxy.armed:
+                proxy.arm(kind, after)
+            return
+        # One replica at least stays well, and one at a time is silent: more is not promised.
+        if replica.state != "ready" or self._ready() < 2:
+            return
+        if kind != "kill" and self._silent(now):
+            return
+        if kind == "stall":
+            if not proxy.armed:
+                proxy.arm(kind, after)
+                self._stalling = proxy
+            return
+        self._hits[kind] += any(self._proxies[door][chosen].in_use() for door in self._proxies)
+        if kind == "kill":
+            replica.kill()
+            replica.start()
+        else:
+            replica.stop()
+            self._stopped_until[replica] = now + self._plan.stop_s
 
-    def _well(self) -> int:
+    def _ready(self) -> int:
         return sum(replica.state == "ready" for replica in self._replicas)
+
+    def _silent(self, now: float) -> bool:
+        """Whether anybody may be waiting for an answer that does not come."""
+        stalling = self._stalling is not None and (
+            self._stalling.armed > 0 or now < self._stalling.hit_at + TIMEOUT_S + 1
+        )
+        return stalling or any(replica.state == "stopped" for replica in self._replicas)
 
     def _look_after_replicas(self, now: float) -> None:
         for replica in self._replicas:
@@ -177,7 +198,7 @@ class Chaos:
 
     def _await_replicas(self) -> None:
         until = time.monotonic() + _STARTING_S
-        while self._well() < REPLICAS:
+        while self._ready() < REPLICAS:
             if time.monotonic() > until:
                 raise RuntimeError("the replicas did not start")
             self._look_after_replicas(0)
@@ -193,7 +214,8 @@ class Chaos:
         report.findings[trainer.door] = findings(given, count=trainer.count, stream=trainer.stream)
         if report.findings[trainer.door]:
             report.failures.append(f"{trainer.door}: {report.findings[trainer.door]}")
-        if trainer.process.returncode or told:
+        report.outages[trainer.door] = told.count("no endpoint answers")
+        if trainer.process.returncode:
             report.failures.append(f"{trainer.door}: {trainer.process.returncode}: {told}")
         if gap_s > LONGEST_GAP_S:
             report.failures.append(f"{trainer.door}: a gap of {gap_s:.3f} s")

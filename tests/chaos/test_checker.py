@@ -11,10 +11,10 @@ import pytest
 
 from metalm import Batch, MetaLMClient
 from metalm_proto.batch import digest_of
-from tests.chaos.checker import BATCH_SIZE, Given, findings
+from tests.chaos.checker import BATCH_SIZE, SPEC, Given, findings
 
 COUNT = 40
-STREAM: dict[str, Any] = {"L": 64, "seed": 3, "batch_size": BATCH_SIZE}
+STREAM: dict[str, Any] = {**SPEC, "seed": 3, "batch_size": BATCH_SIZE}
 TWIN = MetaLMClient("inprocess:")
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from metalm_proto.spec import BatchRequest, Spec
 from metalm_proto.v1 import metalm_pb2 as pb
 
 _SERVICE = "/" + pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
+_CONNECT_MS = 3000
 
 
 class GrpcTransport:
@@ -41,8 +43,11 @@ class GrpcTransport:
             # Whoever asks again decides when: by default a channel whose server was away for long
             # fails for two minutes without a look at whether it is back.
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
+            # Despite its name, what an attempt to connect may take at most.
+            ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
+            # Otherwise a new channel would be given the connection of the last one.
+            ("grpc.use_local_subchannel_pool", 1),
         ]
         place = target
         if address:
@@ -52,28 +57,18 @@ class GrpcTransport:
             options.append(("grpc.default_authority", target))
             if secure:
                 options.append(("grpc.ssl_target_name_override", host))
-        self._channel = (
-            grpc.secure_channel(place, grpc.ssl_channel_credentials(), options)
-            if secure
-            else grpc.insecure_channel(place, options)
-        )
-        self._describe = self._channel.unary_unary(
-            f"{_SERVICE}/Describe",
-            pb.DescribeRequest.SerializeToString,
-            pb.DescribeResponse.FromString,
-        )
-        # Bytes come back: what is in them is decoded, and judged, in the caller's thread.
-        self._stream_batches: Any = self._channel.unary_stream(
-            f"{_SERVICE}/StreamBatches", pb.StreamBatchesRequest.SerializeToString
-        )
+        credentials = grpc.ssl_channel_credentials() if secure else None
+        self._new_connection = partial(_Connection, place, credentials, options)
+        self._lock = threading.Lock()
+        self._connection = self._new_connection()
 
     def batches(self, request: BatchRequest) -> BatchStream:
         watch = _Watch(self._timeout_s)
         return BatchStream(self._batches(request, watch), watch.stop)
 
     def _batches(self, request: BatchRequest, watch: _Watch) -> Generator[Batch, None, None]:
-        with self._errors(self._timeout_s, watch):
-            watch.begin(self._stream_batches(messages.stream_request_to_message(request)))
+        with self._connected() as connection, self._errors(self._timeout_s, watch):
+            watch.begin(connection.stream_batches(messages.stream_request_to_message(request)))
             try:
                 while (data := watch.next()) is not None:
                     yield wire.batch_from_response(data)
@@ -83,13 +78,34 @@ class GrpcTransport:
     def describe(self, spec: Spec | None, timeout_s: float | None = None) -> Description:
         question = pb.DescribeRequest(spec=None if spec is None else messages.spec_to_message(spec))
         seconds = timeout_s or self._timeout_s
-        with self._errors(seconds):
+        with self._connected() as connection, self._errors(seconds):
             return messages.description_from_message(
-                self._describe(question, timeout=seconds), spec
+                connection.describe(question, timeout=seconds), spec
             )
 
     def close(self) -> None:
-        self._channel.close()
+        self._connection.channel.close()
+
+    @contextmanager
+    def _connected(self) -> Iterator[_Connection]:
+        """The connection, for one call. After a silence there is a new one for whoever comes next:
+        the network may have forgotten the old one, and gRPC would use it for ever."""
+        with self._lock:
+            connection = self._connection
+            connection.calls += 1
+        try:
+            yield connection
+        except errors.DeadlineExceeded:
+            with self._lock:
+                if connection is self._connection:
+                    self._connection = self._new_connection()
+            raise
+        finally:
+            with self._lock:
+                connection.calls -= 1
+                left = connection is not self._connection and not connection.calls
+            if left:
+                connection.channel.close()
 
     @contextmanager
     def _errors(self, timeout_s: float, watch: _Watch | None = None) -> Iterator[None]:
@@ -133,6 +149,33 @@ class GrpcTransport:
         ):
             return errors.Unavailable(message)
         return errors.InternalError(f"{message} ({code.name})")
+
+
+class _Connection:
+    """A channel, which has one connection to one address at a time, and its methods."""
+
+    def __init__(
+        self,
+        place: str,
+        credentials: grpc.ChannelCredentials | None,
+        options: list[tuple[str, Any]],
+    ) -> None:
+        self.calls = 0
+        """Under way."""
+        self.channel = (
+            grpc.insecure_channel(place, options)
+            if credentials is None
+            else grpc.secure_channel(place, credentials, options)
+        )
+        self.describe = self.channel.unary_unary(
+            f"{_SERVICE}/Describe",
+            pb.DescribeRequest.SerializeToString,
+            pb.DescribeResponse.FromString,
+        )
+        # Bytes come back: what is in them is decoded, and judged, in the caller's thread.
+        self.stream_batches: Any = self.channel.unary_stream(
+            f"{_SERVICE}/StreamBatches", pb.StreamBatchesRequest.SerializeToString
+        )
 
 
 class _SilenceError(Exception):
