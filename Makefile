@@ -1,7 +1,7 @@
 # make serve   sets up a fresh machine and serves
 # make test    sets up and tests
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto lock bench docker-test lowest clean
+.PHONY: help serve test check format proto lock bench chaos docker-test lowest clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -68,6 +68,10 @@ bench: $(VENV)/installed ## measure generator and doors
 lowest: $(VENV)/lowest ## run the doors' tests with the lowest supported versions
 	$(VENV)/lowest-versions/bin/python -m pytest \
 		tests/congruence tests/service tests/client tests/proto tests/core/test_vectors.py
+
+chaos: $(VENV)/dev ## torment replicas under 100 000 batches and compare with the twin
+	$(BIN)/metalm warm
+	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
 	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh

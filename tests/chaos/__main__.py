@@ -18,7 +18,7 @@ if __name__ == "__main__":
         batches=given.batches,
         seed=given.seed,
         fault_every_s=0.3,
-        lasting_share=0.3,
+        deck=("cut", "reset", "flip") * 4 + ("stall", "stall", "kill", "kill", "stop"),
         stop_s=10,
         # For 100 000 batches, in some four minutes.
         at_least={

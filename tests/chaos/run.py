@@ -23,22 +23,20 @@ TIMEOUT_S = 2.0
 LONGEST_GAP_S = TIMEOUT_S + 1
 _STARTING_S = 60
 _HEALED_AT_ONCE = ("cut", "reset", "flip")
-_LASTING = ("stall", "stall", "kill", "stop")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a run is to be.
 
-    `batches`: of all trainers together. `fault_every_s`: mean time between two faults.
-    `lasting_share`: of the faults, how many are a stall, kill or stop. `stop_s`: for how long a replica
-    is stopped. `at_least`: how many times each kind of fault must have met a connection in use.
+    `batches`: of all trainers together. `fault_every_s`: mean time between two faults, which are
+    dealt from `deck` again and again. `stop_s`: for how long a replica is stopped. `at_least`: how many times each kind of fault must have met a connection in use.
     `step_s`: what a trainer takes for a step. `seconds`: the run fails if it takes longer.
     """
 
     batches: int
     fault_every_s: float
-    lasting_share: float
+    deck: tuple[str, ...]
     stop_s: float
     at_least: dict[str, int]
     step_s: float
@@ -136,49 +134,50 @@ class Chaos:
         until = time.monotonic() + self._plan.seconds
         due = time.monotonic() + 1
         faults = self._faults()
+        kind = next(faults)
         while any(trainer.process.poll() is None for trainer in trainers):
             now = time.monotonic()
             if now > until:
                 for trainer in trainers:
                     trainer.process.kill()
             self._look_after_replicas(now)
-            if now >= due:
+            if now >= due and self._happen(kind, now):
                 due = now + self._random.expovariate(1 / self._plan.fault_every_s)
-                self._happen(next(faults), now)
+                kind = next(faults)
             time.sleep(0.02)
 
     def _faults(self) -> Iterator[str]:
         while True:
-            lasting = self._random.random() < self._plan.lasting_share
-            yield self._random.choice(_LASTING if lasting else _HEALED_AT_ONCE)
+            yield from self._random.sample(self._plan.deck, len(self._plan.deck))
 
-    def _happen(self, kind: str, now: float) -> None:
+    def _happen(self, kind: str, now: float) -> bool:
+        """A fault at a random place, if that is a place for it now."""
         chosen = self._random.randrange(REPLICAS)
         replica = self._replicas[chosen]
-        door = self._random.choice(("http", "grpc"))
-        after = self._random.randrange(2**17)  # within the next few windows
-        proxy = self._proxies[door][chosen]
-        if kind in _HEALED_AT_ONCE:
-            if not proxy.armed:
-                proxy.arm(kind, after)
-            return
+        proxies = [self._proxies[door][chosen] for door in self._proxies]
+        proxy = self._random.choice(proxies)
         # One replica at least stays well, and one at a time is silent: more is not promised.
-        if replica.state != "ready" or self._ready() < 2:
-            return
-        if kind != "kill" and self._silent(now):
-            return
-        if kind == "stall":
-            if not proxy.armed:
-                proxy.arm(kind, after)
-                self._stalling = proxy
-            return
-        self._hits[kind] += any(self._proxies[door][chosen].in_use() for door in self._proxies)
-        if kind == "kill":
-            replica.kill()
-            replica.start()
+        if kind not in _HEALED_AT_ONCE and (replica.state != "ready" or self._ready() < 2):
+            return False
+        if kind in ("stall", "stop") and self._silent(now):
+            return False
+        if kind in ("kill", "stop"):
+            if not any(proxy.in_use() for proxy in proxies):
+                return False
+            self._hits[kind] += 1
+            if kind == "kill":
+                replica.kill()
+                replica.start()
+            else:
+                replica.stop()
+                self._stopped_until[replica] = now + self._plan.stop_s
+        elif proxy.armed:
+            return False
         else:
-            replica.stop()
-            self._stopped_until[replica] = now + self._plan.stop_s
+            proxy.arm(kind, self._random.randrange(2**17))  # within the next few windows
+            if kind == "stall":
+                self._stalling = proxy
+        return True
 
     def _ready(self) -> int:
         return sum(replica.state == "ready" for replica in self._replicas)

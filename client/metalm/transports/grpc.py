@@ -146,6 +146,9 @@ class GrpcTransport:
             grpc.StatusCode.UNAVAILABLE,
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             grpc.StatusCode.CANCELLED,
+            # The service says more than that when it fails. This is gRPC itself, for bytes that
+            # make no sense to it.
+            grpc.StatusCode.INTERNAL,
         ):
             return errors.Unavailable(message)
         return errors.InternalError(f"{message} ({code.name})")
