@@ -82,7 +82,7 @@ class Endpoints:
                     return chosen
                 now = time.monotonic()
                 if now >= give_up_at:
-                    raise Unavailable(self._told())
+                    raise Unavailable(self.told())
                 next_due = min((endpoint.due for endpoint in self._all()), default=now + 1)
                 self._changed.wait(max(0.0, min(next_due, give_up_at) - now))
 
@@ -127,7 +127,7 @@ class Endpoints:
                 goes_on = f"trying again for {self._timeout_s:g} s"
                 if self._fallback:
                     goes_on = "its batches are generated in this process until one does"
-                _log.warning("no endpoint answers, %s: %s", goes_on, self._told())
+                _log.warning("no endpoint answers, %s: %s", goes_on, self.told())
         # The name may stand for another address by now.
         self._refresh(sooner=True)
 
@@ -151,7 +151,7 @@ class Endpoints:
         for endpoint in endpoints:
             endpoint.transport.close()
 
-    def _told(self) -> str:
+    def told(self) -> str:
         """What is wrong with each endpoint, as far as is known."""
         said = [f"{host.url}: {host.said}" for host in self._hosts if host.said]
         said += [f"{endpoint.name}: {endpoint.said}" for endpoint in self._all()]

@@ -219,10 +219,12 @@ class _Trouble:
         return error.retryable
 
     def _wait_for_budget(self, give_up_at: float, wanted: Callable[[], bool]) -> None:
-        while wait_s := self._endpoints.budget.take():
-            if not wanted() or time.monotonic() + wait_s > give_up_at:
-                return
-            self._endpoints.pause(wait_s, wanted)
+        """Raises Unavailable when there is no retry to be had until `give_up_at`."""
+        while wanted() and (wait_s := self._endpoints.budget.take()):
+            left = give_up_at - time.monotonic()
+            if left <= 0:
+                raise Unavailable(self._endpoints.told()) from self._cause
+            self._endpoints.pause(min(wait_s, left), wanted)
 
 
 def _learnt(endpoint: Endpoint, error: LimitExceeded) -> bool:

@@ -26,10 +26,10 @@ if __name__ == "__main__":
             for kind, number in {
                 "kill": 8,
                 "stop": 5,
-                "cut": 50,
-                "reset": 50,
-                "stall": 20,
-                "flip": 50,
+                "cut": 30,
+                "reset": 30,
+                "stall": 10,
+                "flip": 30,
             }.items()
         },
         step_s=0.003,
