@@ -16,6 +16,7 @@ from functools import lru_cache
 from metalm.failover import EndpointStream, FailoverTransport
 from metalm.schedule import Schedule, Window
 from metalm_proto.batch import Batch, joined
+from metalm_proto.errors import Unavailable
 from metalm_proto.spec import BatchRequest
 
 Step = tuple[Batch, int]
@@ -136,9 +137,11 @@ class Prefetcher:
         """The next step, None at the end. Raises MetaLMError."""
         with self._arrived:
             while True:
+                if self._closed:
+                    raise Unavailable("the iterator was closed")
                 slot = self._queue[0] if self._queue else None
                 if slot is None:
-                    if self._upcoming is None or self._closed:
+                    if self._upcoming is None:
                         return None
                     self._arrived.wait()
                 elif slot.ready:

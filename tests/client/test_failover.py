@@ -228,7 +228,7 @@ def test_who_is_not_let_in_is_told_at_once_by_grpc_too(code: str) -> None:
 
     class Guard(grpc.ServerInterceptor):
         def intercept_service(self, continuation: Any, details: Any) -> Any:
-            def refuse(_: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+            def refuse(_: Any, context: Any) -> Iterator[bytes]:
                 asked.append(details.method)
                 context.abort(grpc.StatusCode[code], "who are you?")
 
