@@ -9,7 +9,7 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -166,7 +166,11 @@ def test_a_client_may_be_there_before_the_server(door: str) -> None:
 def test_what_nothing_heals_is_told_by_each_endpoint() -> None:
     urls = [NOBODY["http"], "grpc://127.0.0.1:2", "http://nobody.invalid:80"]
     with MetaLMClient(urls, timeout_s=1) as client:
-        for ask in (lambda: client.batch(**RUN), lambda: next(client.batches(**RUN))):
+        asks: list[Callable[[], object]] = [
+            lambda: client.batch(**RUN),
+            lambda: next(client.batches(**RUN)),
+        ]
+        for ask in asks:
             begun_at = time.monotonic()
             with pytest.raises(Unavailable) as caught:
                 ask()
@@ -228,7 +232,7 @@ def test_who_is_not_let_in_is_told_at_once_by_grpc_too(code: str) -> None:
 
     class Guard(grpc.ServerInterceptor):
         def intercept_service(self, continuation: Any, details: Any) -> Any:
-            def refuse(_: Any, context: Any) -> Iterator[bytes]:
+            def refuse(_: Any, context: Any) -> None:
                 asked.append(details.method)
                 context.abort(grpc.StatusCode[code], "who are you?")
 
