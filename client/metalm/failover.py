@@ -17,6 +17,7 @@ from metalm.transports.base import BatchStream, check_batch
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
 from metalm_proto.errors import (
+    DeadlineExceeded,
     InternalError,
     LimitExceeded,
     MetaLMError,
@@ -168,11 +169,13 @@ class _Trouble:
         self._since: float | None = None
         self._cause: MetaLMError | None = None
         self._defective: set[Endpoint] = set()
+        self._silent: set[Endpoint] = set()
 
     def over(self) -> None:
         if self._since is not None:
             self._since, self._cause = None, None
             self._defective.clear()
+            self._silent.clear()
 
     def endpoint(self, call: _Call) -> Endpoint:
         """The endpoint to ask next. Raises Unavailable when it has gone on for too long."""
@@ -209,6 +212,10 @@ class _Trouble:
                 raise error from None
             self._endpoints.failed(endpoint, error)
             self._since = self._since or time.monotonic()
+            if isinstance(error, DeadlineExceeded) and endpoint not in self._silent:
+                # All the time went by in waiting for this one: the others have had no chance.
+                self._silent.add(endpoint)
+                self._since = time.monotonic()
             self._cause = error
 
     def _heals(self, endpoint: Endpoint, error: MetaLMError) -> bool:

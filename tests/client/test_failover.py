@@ -181,6 +181,25 @@ def test_what_nothing_heals_is_told_by_each_endpoint() -> None:
             assert "cannot look up nobody.invalid" in str(caught.value)
 
 
+@pytest.mark.parametrize("door", DOORS)
+def test_the_silence_of_one_does_not_use_up_the_time_for_the_others(
+    replicas: tuple[Service, Service], door: str
+) -> None:
+    """One is cut, then the other is silent for all of timeout_s, and the first is back long since."""
+    with (
+        Proxy(getattr(replicas[0], door)) as one,
+        Proxy(getattr(replicas[1], door)) as other,
+        MetaLMClient([one.url, other.url], timeout_s=1) as client,
+        client.batches(**RUN, count=200, prefetch_bytes=0) as batches,
+    ):
+        found = [next(batches).digest]
+        for proxy in (one, other):
+            proxy.arm("cut", 1000)
+            proxy.arm("stall", 1000)
+        found += [batch.digest for batch in batches]
+        assert found == true_digests(200)
+
+
 class Answering(BaseHTTPRequestHandler):
     """Answers each request as `answer` says; that is what `requests` counts."""
 
