@@ -22,6 +22,7 @@ REPLICAS = 3
 TIMEOUT_S = 2.0
 LONGEST_GAP_S = TIMEOUT_S + 1
 _STARTING_S = 60
+_ENOUGH = "enough"
 _HEALED_AT_ONCE = ("cut", "reset", "flip")
 
 
@@ -29,7 +30,7 @@ _HEALED_AT_ONCE = ("cut", "reset", "flip")
 class Plan:
     """What a run is to be.
 
-    `batches`: of all trainers together. `fault_every_s`: mean time between two faults, which are
+    `batches`: of all trainers together, at least. `fault_every_s`: mean time between two faults, which are
     dealt from `deck` again and again. `stop_s`: for how long a replica is stopped. `at_least`: how many times each kind of fault must have met a connection in use.
     `step_s`: what a trainer takes for a step. `seconds`: the run fails if it takes longer.
     """
@@ -70,7 +71,9 @@ class Trainer:
             "urls": urls,
             "record": str(self.record),
             # Windows of 32 batches, so that there is always one on its way.
-            "stream": {**self.stream, "count": self.count, "prefetch_bytes": 2**18},
+            "stream": {**self.stream, "prefetch_bytes": 2**18},
+            "enough": str(folder / _ENOUGH),
+            "count": self.count,
             "timeout_s": TIMEOUT_S,
             "step_s": plan.step_s,
         }
@@ -116,21 +119,20 @@ class Chaos:
                 stack.callback(trainer.process.kill)
             self._torment(trainers)
             report.seconds = round(time.monotonic() - begun_at, 1)
-            for proxies in self._proxies.values():
-                for proxy in proxies:
-                    self._hits += proxy.hits
+            hits = self._all_hits()
             for trainer in trainers:
                 self._judge(trainer, report)
-        report.hits = dict(self._hits)
+        report.hits = dict(hits)
         if report.batches < self._plan.batches:
             report.failures.append(f"{report.batches} of {self._plan.batches} batches")
         for kind, minimum in self._plan.at_least.items():
-            if self._hits[kind] < minimum:
-                report.failures.append(f"{self._hits[kind]} times {kind}, fewer than {minimum}")
+            if hits[kind] < minimum:
+                report.failures.append(f"{hits[kind]} times {kind}, fewer than {minimum}")
         return report
 
     def _torment(self, trainers: list[Trainer]) -> None:
-        """Faults at random times, until the trainers have what they came for."""
+        """Faults at random times, until there were enough of them and of batches."""
+        minima = self._plan.at_least.items()
         until = time.monotonic() + self._plan.seconds
         due = time.monotonic() + 1
         faults = self._faults()
@@ -141,10 +143,17 @@ class Chaos:
                 for trainer in trainers:
                     trainer.process.kill()
             self._look_after_replicas(now)
+            hits = self._all_hits()
+            if all(hits[kind] >= minimum for kind, minimum in minima):
+                (self._folder / _ENOUGH).touch()
             if now >= due and self._happen(kind, now):
                 due = now + self._random.expovariate(1 / self._plan.fault_every_s)
                 kind = next(faults)
             time.sleep(0.02)
+
+    def _all_hits(self) -> Counter[str]:
+        proxies = [proxy for door in self._proxies.values() for proxy in door]
+        return sum((proxy.hits for proxy in proxies), self._hits.copy())
 
     def _faults(self) -> Iterator[str]:
         while True:
@@ -210,7 +219,9 @@ class Chaos:
         # The first has the start of the process in it.
         gap_s = max((batch.waited_s for batch in given[1:]), default=0.0)
         report.longest_gap_s[trainer.door] = round(gap_s, 3)
-        report.findings[trainer.door] = findings(given, count=trainer.count, stream=trainer.stream)
+        report.findings[trainer.door] = findings(
+            given, count=max(trainer.count, len(given)), stream=trainer.stream
+        )
         if report.findings[trainer.door]:
             report.failures.append(f"{trainer.door}: {report.findings[trainer.door]}")
         report.outages[trainer.door] = told.count("no endpoint answers")

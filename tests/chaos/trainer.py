@@ -15,20 +15,27 @@ from tests.chaos.checker import Given
 def train(
     urls: list[str],
     record: Path,
+    enough: Path,
+    count: int,
     stream: dict[str, Any],
     *,
     timeout_s: float,
     step_s: float,
     **client: Any,
 ) -> None:
-    """`step_s`: seconds that the trainer takes for a step beside waiting for its batch."""
+    """At least `count` batches, and then until the file `enough` is there.
+
+    `step_s`: seconds that the trainer takes for a step beside waiting for its batch.
+    """
     with (
         record.open("wb", buffering=0) as file,
         MetaLMClient(urls, timeout_s=timeout_s, **client) as source,
         source.batches(**stream) as batches,
     ):
         asked_at = time.monotonic()
-        for batch in batches:
+        for number, batch in enumerate(batches):
+            if number >= count and enough.exists():
+                break
             file.write(Given.of(batch, time.monotonic() - asked_at).packed())
             time.sleep(step_s)
             asked_at = time.monotonic()
@@ -36,5 +43,6 @@ def train(
 
 if __name__ == "__main__":
     arguments = json.loads(sys.argv[1])
-    arguments["record"] = Path(arguments["record"])
+    for name in ("record", "enough"):
+        arguments[name] = Path(arguments[name])
     train(**arguments)
