@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from metalm.hosts import Host
-from metalm.retry import RetryBudget, backoff_s, jitter
+from metalm.retry import LONGEST_S, RetryBudget, backoff_s, jitter
 from metalm.transports import connect
 from metalm.transports.base import Transport
 from metalm_proto.errors import MetaLMError, Unavailable
@@ -56,6 +56,8 @@ class Endpoints:
         """Raises InvalidArgument. Nothing is sent or looked up yet."""
         self.budget = RetryBudget()
         self._timeout_s = timeout_s
+        # Nobody gives up before he has tried.
+        self._longest_s = min(LONGEST_S, timeout_s / 4)
         self._connect: Callable[..., Transport] = partial(connect, timeout_s=timeout_s)
         self._hosts = {Host(url): dict[str, Endpoint]() for url in dict.fromkeys(urls)}
         self._fallback: Endpoint | None = None
@@ -119,7 +121,8 @@ class Endpoints:
         with self._changed:
             endpoint.failures += 1
             endpoint.said = str(error).removeprefix(endpoint.name).removeprefix(": ")
-            wait_s = backoff_s(endpoint.failures, getattr(error, "retry_after_s", None))
+            asked_s = getattr(error, "retry_after_s", None)
+            wait_s = backoff_s(endpoint.failures, asked_s, longest_s=self._longest_s)
             endpoint.due = time.monotonic() + wait_s
             _log.info("%s: %s", endpoint.name, endpoint.said)
             if not self._outage and all(other.failures for other in self._all()):
@@ -172,7 +175,7 @@ class Endpoints:
         chosen = self._least_used(well or [e for e in endpoints if e.due <= now])
         if chosen is not None and chosen.failures:
             # One of all who wait for it tries, the others see what becomes of it.
-            chosen.due = now + backoff_s(chosen.failures)
+            chosen.due = now + backoff_s(chosen.failures, longest_s=self._longest_s)
         return chosen
 
     def _least_used(self, endpoints: Sequence[Endpoint]) -> Endpoint | None:

@@ -18,12 +18,14 @@ jitter = random.SystemRandom()
 """The global generator may be seeded by the trainer, the same way on every rank."""
 
 
-def backoff_s(failures: int, retry_after_s: float | None = None) -> float:
+def backoff_s(
+    failures: int, retry_after_s: float | None = None, *, longest_s: float = LONGEST_S
+) -> float:
     """Seconds to wait after so many failures in a row: anything up to a bound that doubles.
 
     Never less than the server asked for; many clients that were told the same spread out.
     """
-    wait_s = jitter.uniform(0, min(LONGEST_S, FIRST_S * 2 ** min(failures - 1, 10)))
+    wait_s = jitter.uniform(0, min(longest_s, FIRST_S * 2 ** min(failures - 1, 10)))
     return wait_s if retry_after_s is None else wait_s / 2 + retry_after_s
 
 
