@@ -111,12 +111,20 @@ def create_app(handler: Handler, executor: Executor) -> FastAPI:
         if request.method == "HEAD":
             return Response(media_type=chosen.media_type, headers=headers)
         stream = _Stream(handler.admit(wanted, chosen.weight), chosen.encode, executor)
+        gone = asyncio.create_task(_disconnected(request))
+        # The first batch may take long, and whoever wants it may not.
+        gone.add_done_callback(lambda task: None if task.cancelled() else stream.abandon())
         try:
             # Before the status is sent: what goes wrong here can still be told.
             first = await stream.following()
+        except CallerGoneError:
+            stream.close()
+            return Response(status_code=499)  # for nobody; nginx's number for it
         except BaseException:
             stream.close()
             raise
+        finally:
+            gone.cancel()
         if wanted.samples <= wanted.batch_size:
             headers["Content-Length"] = str(sum(map(len, first)))
         return _StreamResponse(stream, first, media_type=chosen.media_type, headers=headers)
@@ -185,9 +193,13 @@ class _Stream:
             self._admission.close()
         return buffers
 
+    def abandon(self) -> None:
+        """Nobody wants what is being generated: `following` raises CallerGoneError soon."""
+        self._closed = True
+
     def close(self) -> None:
         """Ends the work. The reservation is kept until the thread that fills its bytes is done."""
-        self._closed = True
+        self.abandon()
         self._working.add_done_callback(lambda _: self._admission.close())
 
 
@@ -212,6 +224,12 @@ class _StreamResponse(StreamingResponse):
             for buffer in buffers:
                 yield buffer
             buffers = await self._stream.following()
+
+
+async def _disconnected(request: Request) -> None:
+    """Returns when the caller has gone away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _negotiate(request: Request, choices: Sequence[Format]) -> tuple[Pairs, Format]:

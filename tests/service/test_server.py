@@ -90,20 +90,22 @@ def test_a_client_is_never_refused_because_of_its_own_last_request(door: str) ->
     """What a request reserved is free again the moment that its last byte is here."""
     with running("--max-requests", "1", "--max-request-samples", "64") as service:
         with MetaLMClient(getattr(service, door)) as client:
-            assert sum(1 for _ in client.batches(L=64, seed=1, batch_size=32, count=400)) == 400
+            one_at_a_time = client.batches(L=64, seed=1, count=400, prefetch_bytes=0)
+            assert sum(1 for _ in one_at_a_time) == 400
             for index in range(300):
                 client.sample(index, L=64, seed=1)
 
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
-def test_work_that_nobody_waits_for_ends(small: Service, door: str) -> None:
-    """A provenance that takes long, left: its thread and its place are free soon after."""
-    with running("--threads", "1", "--max-requests", "1") as service:
+def test_work_that_nobody_waits_for_ends(door: str) -> None:
+    """A provenance of half a minute, left: its thread and its place are free soon after."""
+    room = ("--max-message-bytes", str(2**29), "--max-inflight-bytes", str(2**31))
+    with running("--threads", "1", "--max-requests", "1", *room) as service:
         with opened(getattr(service, door), timeout_s=0.2) as client:
             with pytest.raises(DeadlineExceeded):
-                client.sample(n=8_000_000, l=0.001, L=1, seed=1, provenance=True)
+                client.sample(n=2**24 - 1, l=2, L=1, seed=1, provenance=True)
         with opened(getattr(service, door)) as client:
-            eventually(lambda: client.sample(L=5, seed=1))
+            eventually(lambda: client.sample(L=5, seed=1), timeout_s=10)
         assert service.stop() == 0
 
 
