@@ -70,6 +70,7 @@ lowest: $(VENV)/lowest ## run the doors' tests with the lowest supported version
 		tests/congruence tests/service tests/client tests/proto tests/core/test_vectors.py
 
 frameworks: $(VENV)/frameworks ## run the tests with torch, torchdata, grain, datasets and jax
+	$(VENV)/frameworks-versions/bin/metalm warm
 	$(VENV)/frameworks-versions/bin/python -m pytest tests/frameworks $(PYTEST_ARGS)
 
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
