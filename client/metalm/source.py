@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Unpack
+from typing import SupportsIndex, Unpack
 
 from metalm.client import MetaLMClient, SpecArguments, spec_of
 from metalm_proto.batch import Tokens
@@ -57,12 +57,12 @@ class SampleSource:
     def __len__(self) -> int:
         return self._samples
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: SupportsIndex) -> Sample:
         """Sample start + index; from the end if negative. Raises IndexError, and MetaLMError."""
         (sample,) = self.__getitems__([index])
         return sample
 
-    def __getitems__(self, indices: Iterable[int]) -> list[Sample]:
+    def __getitems__(self, indices: Iterable[SupportsIndex]) -> list[Sample]:
         """The samples of several indices, in their order; neighbours in one request."""
         offsets = [self._offset(index) for index in indices]
         found: dict[int, Sample] = {}
@@ -84,7 +84,7 @@ class SampleSource:
             f"start={self._start}, spec={self._spec})"
         )
 
-    def _offset(self, index: int) -> int:
+    def _offset(self, index: SupportsIndex) -> int:
         offset = operator.index(index)
         if offset < 0:
             offset += self._samples

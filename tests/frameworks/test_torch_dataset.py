@@ -56,7 +56,7 @@ def test_any_number_of_workers_gives_the_batches_of_the_twin(
 ) -> None:
     # 35 samples: 12 batches, the last of 2, which 2 and 3 ranks and workers do not share evenly.
     for rank, world_size in ((0, 1), (0, 2), (1, 2)) if context == "fork" else ((1, 2),):
-        place = {"rank": rank, "world_size": world_size}
+        place: dict[str, Any] = {"rank": rank, "world_size": world_size}
         dataset = BatchDataset(MetaLMClient(), **RUN, **place, start=5, stop=40)
         assert lists(loader_of(dataset, workers, context)) == twin(**place, start=5, stop=40)
 
@@ -76,7 +76,7 @@ def test_any_number_of_workers_gives_the_batches_of_the_twin(
 def test_no_end_and_no_gap_loses_samples(arguments: dict[str, Any]) -> None:
     for world_size in (1, 2):
         for rank in range(world_size):
-            place = {"rank": rank, "world_size": world_size}
+            place: dict[str, Any] = {"rank": rank, "world_size": world_size}
             dataset = BatchDataset(MetaLMClient(), **RUN, **place, **arguments)
             expected = twin(**place, **arguments)
             assert lists(loader_of(dataset, 0)) == expected

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import torch
 from torch import distributed
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 from metalm import MetaLMClient
 from metalm.torch import BatchDataset, DeviceFeed
 
-RUN = {"V": 8, "n": 3, "l": 4, "L": 16, "seed": 7, "batch_size": 3, "stop": 50}
+RUN: dict[str, Any] = {"V": 8, "n": 3, "l": 4, "L": 16, "seed": 7, "batch_size": 3, "stop": 50}
 
 
 def main(rendezvous: str, *numbers: str) -> None:
