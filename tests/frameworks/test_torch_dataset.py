@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -202,3 +204,9 @@ def test_a_dataset_is_small_when_pickled_and_gives_the_same() -> None:
 def test_wrong_arguments_are_refused_at_once(arguments: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidArgument, match=field):
         BatchDataset(MetaLMClient(), **{**RUN, **arguments})
+
+
+def test_no_framework_is_loaded_by_the_client() -> None:
+    code = "import sys, metalm, metalm.source, metalm.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "grain", "datasets", "jax"} & set(done.stdout.split())

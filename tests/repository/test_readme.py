@@ -51,7 +51,7 @@ def test_shell_blocks_run(service: Service, tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text().count("\n") == 2
 
 
-@pytest.mark.parametrize("module", ["metalm.client", "metalm_proto.spec"])
+@pytest.mark.parametrize("module", ["metalm.client", "metalm.source", "metalm_proto.spec"])
 def test_examples_in_docstrings_are_true(module: str) -> None:
     result = doctest.testmod(import_module(module))
     assert result.attempted > 0

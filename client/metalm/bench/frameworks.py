@@ -26,7 +26,7 @@ _PREFETCH = 2
 
 
 class PlainDataset(IterableDataset[Pair]):
-    """Endless batches of a plain numpy generator, int32 [B, L]; each worker has a seed of its own."""
+    """Endless batches of a plain numpy generator, int32 [B, L]; a seed for each worker."""
 
     def __iter__(self) -> Iterator[Pair]:
         worker = get_worker_info()

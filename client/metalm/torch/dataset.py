@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
 from torch import distributed
@@ -23,7 +24,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 class BatchDataset(IterableDataset[Pair]):
     """Batches of a run as (x, y), tensors [B, L] of the spec's small dtype (uint8, uint16 or
-    int32), which share the memory of the batch's arrays.
+    int32); without workers they share the memory of the batch's arrays.
 
     For `DataLoader(dataset, batch_size=None, num_workers=W)`: whatever W is, the same batches come
     in the same order. Each worker asks for its own, over connections of its own. An epoch is the
@@ -31,7 +32,8 @@ class BatchDataset(IterableDataset[Pair]):
 
     `rank`, `world_size`: those of torch.distributed where they are not given and it is
     initialised, else 0 and 1. `seed` must be given, for all ranks the same. The other arguments
-    are those of `MetaLMClient.batches`, and like it this raises InvalidArgument.
+    are those of `MetaLMClient.batches`, and like it this raises InvalidArgument; but in workers
+    `prefetch_bytes` is 0 where it is not given, as the loader has them read ahead anyway.
 
     Its iterators have `state_dict` and `load_state_dict`, which torchdata's `StatefulDataLoader`
     calls. A single number says as much: see `position_at`.
@@ -84,15 +86,17 @@ class BatchDataset(IterableDataset[Pair]):
             "batch_size": self._arguments.get("batch_size", BATCH_SIZE.default),
             "skip": _digest_of(self._arguments["skip"]),
         }
-        return TensorIterator(self._run().dealt(number, workers), deal)
+        run = self._run() if worker is None else self._run(prefetch_bytes=0)
+        return TensorIterator(run.dealt(number, workers), deal)
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker that is spawned knows nothing of its parent's process group.
         return {**vars(self), "_place": self.place}
 
-    def _run(self) -> BatchIterator:
+    def _run(self, **defaults: Any) -> BatchIterator:
         rank, world_size = self.place
-        return self._client.batches(**self._arguments, rank=rank, world_size=world_size)
+        arguments = {**defaults, **self._arguments, "rank": rank, "world_size": world_size}
+        return self._client.batches(**arguments)
 
 
 class TensorIterator(Iterator[Pair]):
@@ -131,7 +135,11 @@ class TensorIterator(Iterator[Pair]):
 
 
 def _tensors_of(batch: Batch) -> Pair:
-    return torch.from_numpy(batch.x), torch.from_numpy(batch.y)
+    if get_worker_info() is None:
+        return torch.from_numpy(batch.x), torch.from_numpy(batch.y)
+    # To hand memory from process to process costs more than to copy it: one piece, not two.
+    x, y = torch.from_numpy(np.stack((batch.x, batch.y)))
+    return x, y
 
 
 def _digest_of(skip: Ranges) -> str:
