@@ -21,7 +21,7 @@ def here(text: str, service: Service) -> str:
     return text.replace("grpc://localhost:50051", service.grpc)
 
 
-def outputs(document: str, service: Service) -> Iterator[tuple[str, str]]:
+def outputs(document: str) -> Iterator[tuple[str, str]]:
     """Runs the Python blocks one after another; what is printed, and the text block below it."""
     shared: dict[str, object] = {}
     printed = ""
@@ -29,7 +29,7 @@ def outputs(document: str, service: Service) -> Iterator[tuple[str, str]]:
         if language == "python":
             output = io.StringIO()
             with contextlib.redirect_stdout(output):
-                exec(here(text, service), shared)
+                exec(text, shared)
             printed = output.getvalue()
         elif language == "text":
             yield printed, text

@@ -7,19 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from tests.documents import outputs
+from tests.documents import here, outputs
+from tests.frameworks.processes import in_a_process
 from tests.service_process import Service
 
 PAGE = Path(__file__).parents[2] / "client" / "FRAMEWORKS.md"
 
 
-@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
 def test_blocks_print_what_stands_below_them(service: Service) -> None:
-    found = list(outputs(PAGE.read_text(), service))
+    found = in_a_process(_outputs, here(PAGE.read_text(), service))
     assert [printed for printed, _ in found] == [written for _, written in found]
     assert len(found) >= 8
+
+
+def _outputs(document: str) -> list[tuple[str, str]]:
+    return list(outputs(document))
 
 
 def test_the_benchmark_prints_medians_and_their_ratio() -> None:

@@ -8,8 +8,6 @@ from typing import Any
 
 import datasets
 import grain
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -17,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from metalm import InvalidArgument, MetaLMClient
 from metalm.source import SampleSource
+from tests.frameworks.processes import in_a_process
 
 SPEC: dict[str, Any] = {"V": 8, "n": 3, "l": 4, "L": 16}
 
@@ -143,9 +142,16 @@ def rows(start: int, stop: int) -> Iterator[dict[str, Any]]:
 
 
 def test_arrays_go_into_jax_as_they_are(expected: list[Any]) -> None:
+    dtype, shape, rows = in_a_process(_through_jax)
+    assert (dtype, shape) == ("uint8", (4, 16))
+    assert rows == [row for row, _ in expected[:4]]
+
+
+def _through_jax() -> tuple[str, tuple[int, ...], list[list[int]]]:
+    import jax
+    import jax.numpy as jnp
+
     with MetaLMClient() as client:
-        batch = client.batch(0, batch_size=4, seed=7, **SPEC)
-    x = jnp.asarray(batch.x)
-    assert (x.dtype, x.shape) == (jnp.uint8, (4, 16))
+        x = jnp.asarray(client.batch(0, batch_size=4, seed=7, **SPEC).x)
     embedded = jax.jit(lambda ids: jnp.arange(10)[ids.astype(jnp.int32)])(x)
-    assert embedded.tolist() == [row for row, _ in expected[:4]]
+    return str(x.dtype), x.shape, embedded.tolist()

@@ -26,7 +26,7 @@ RUN_ELSEWHERE = {"make serve", "make test", "docker compose up"}
 
 
 def test_python_blocks_print_what_stands_below_them(service: Service) -> None:
-    found = list(outputs(README, service))
+    found = list(outputs(here(README, service)))
     assert [printed for printed, _ in found] == [written for _, written in found]
     assert len(found) >= 4
 

@@ -78,9 +78,9 @@ def _rate(dataset: PlainDataset | BatchDataset, workers: int, seconds: float) ->
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m metalm.bench.frameworks", description=__doc__)
     parser.add_argument("--url", default="inprocess:", help="of a service (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    parser.add_argument("--quick", action="store_true", help="a single, short round")
     given = parser.parse_args(arguments)
-    run(given.url, rounds=3 if given.quick else 7, seconds=0.3 if given.quick else 1.0)
+    run(given.url, rounds=1 if given.quick else 7, seconds=0.3 if given.quick else 1.0)
 
 
 if __name__ == "__main__":
