@@ -1,7 +1,7 @@
 # make serve   sets up a fresh machine and serves
 # make test    sets up and tests
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto lock bench chaos docker-test lowest clean
+.PHONY: help serve test check format proto lock bench chaos docker-test lowest frameworks clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -73,6 +73,10 @@ chaos: $(VENV)/dev ## torment replicas under 100 000 batches and compare with th
 	$(BIN)/metalm warm
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
+frameworks: $(VENV)/frameworks ## run the tests with torch, torchdata, grain, datasets and jax
+	$(VENV)/frameworks-versions/bin/metalm warm
+	$(VENV)/frameworks-versions/bin/python -m pytest tests/frameworks $(PYTEST_ARGS)
+
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
 	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh
 
@@ -105,6 +109,18 @@ $(VENV)/lowest: tests/requirements-lowest.lock $(VENV)/installed
 	$(VENV)/lowest-versions/bin/python -m pip --disable-pip-version-check --quiet install \
 		--require-hashes --requirement tests/requirements-lowest.lock
 	$(VENV)/lowest-versions/bin/python -m pip --disable-pip-version-check --quiet install \
+		--no-deps --force-reinstall dist/*.whl
+	@touch $@
+
+# torch alone comes without hashes: which of its builds is right, its users choose.
+$(VENV)/frameworks: tests/requirements-frameworks.lock $(VENV)/installed
+	$(PYTHON) -m venv $(VENV)/frameworks-versions
+	$(VENV)/frameworks-versions/bin/python -m pip --disable-pip-version-check --quiet install torch==2.13.0
+	$(VENV)/frameworks-versions/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes --no-deps --requirement tests/requirements-frameworks.lock
+	$(VENV)/frameworks-versions/bin/python -m pip --disable-pip-version-check --quiet install \
+		--require-hashes --requirement requirements.lock
+	$(VENV)/frameworks-versions/bin/python -m pip --disable-pip-version-check --quiet install \
 		--no-deps --force-reinstall dist/*.whl
 	@touch $@
 

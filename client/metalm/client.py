@@ -120,7 +120,7 @@ class MetaLMClient:
             seed=seed,
             split=split,
             provenance=provenance,
-            spec=_spec(spec, fields),
+            spec=spec_of(spec, fields),
         )
 
     def batch(
@@ -136,7 +136,7 @@ class MetaLMClient:
     ) -> Batch:
         """The samples [first, first + batch_size) of a stream: x and y of shape [batch_size, L]."""
         request = BatchRequest.single(
-            spec=_spec(spec, fields),
+            spec=spec_of(spec, fields),
             seed=draw_seed() if seed is None else seed,
             split=split,
             first=first,
@@ -179,7 +179,7 @@ class MetaLMClient:
         they are asked for; 0: none, and no thread. The iterator that is closed, or that nobody has
         any more, ends its threads and requests at once.
         """
-        spec = _spec(spec, fields)
+        spec = spec_of(spec, fields)
         start, batch_size = START.check(start), BATCH_SIZE.check(batch_size)
         template = BatchRequest(
             spec=spec,
@@ -255,7 +255,7 @@ class MetaLMClient:
         return self._transport
 
 
-def _spec(spec: Spec | None, fields: SpecArguments) -> Spec:
+def spec_of(spec: Spec | None, fields: SpecArguments) -> Spec:
     names = [field.name for field in SPEC_FIELDS]
     if unknown := set(fields) - set(names):
         raise TypeError(f"unknown argument {min(unknown)}; a spec has {', '.join(names)}")

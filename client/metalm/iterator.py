@@ -99,6 +99,24 @@ class BatchIterator(Iterator[Batch]):
             raise InvalidArgument("step", step, bound)
         return batch[0]
 
+    def position_at(self, step: int) -> int:
+        """The position before a step, counted from `start` on; where the run ends, if earlier."""
+        return self._schedule.at(_STEP.check(step))
+
+    def dealt(self, worker: int, workers: int) -> BatchIterator:
+        """One of several iterators that deal out this one's batches from `start` on.
+
+        Worker w of W has the batches w, w + W, …; read in turn, they give the batches of this one.
+        Its steps, and with them its position, are those of W times as many ranks.
+        """
+        return BatchIterator(
+            self._transport,
+            self._template,
+            self._schedule.dealt(worker, workers),
+            self._fetching,
+            seed_was_drawn=self._seed_was_drawn,
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, as plain JSON types, below 1 KiB: which stream it is, and the
         position."""

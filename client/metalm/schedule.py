@@ -103,6 +103,25 @@ class Schedule:
             return True
         return self.drop_last and self._samples(position, self.stop) < self.step_samples
 
+    def dealt(self, worker: int, workers: int) -> Schedule:
+        """What one of several workers of this rank takes: its steps worker, worker + workers, …
+
+        These are the steps of a rank among workers * world_size ranks.
+        """
+        stop = self.stop
+        if self.drop_last:
+            # Workers together have larger steps, of which the last whole one may end earlier.
+            position = self.settled(self.start)
+            whole = self._samples(position, stop) // self.step_samples
+            stop = self.advanced(position, whole * self.step_samples)
+        return replace(
+            self,
+            stop=stop,
+            drop_last=False,
+            rank=worker * self.world_size + self.rank,
+            world_size=workers * self.world_size,
+        )
+
     def window(self, template: BatchRequest, position: int, steps: int) -> Window:
         """The next steps from a settled position on, at most `steps`, but at least one."""
         clear = min([self.stop, *(first for first, _ in self._skips_from(position))])

@@ -101,5 +101,10 @@ def test_the_bare_install_says_what_the_service_needs(bare: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_the_bare_install_says_what_its_integrations_need(bare: Path) -> None:
+    code = "import metalm.source\ntry:\n import metalm.torch\nexcept ImportError as error: print(error)"
+    assert run(bare, code).startswith("metalm.torch needs PyTorch")
+
+
 def test_this_is_the_python_that_is_supported() -> None:
     assert sys.version_info >= (3, 11)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import doctest
-import io
 import json
 import re
 import shlex
@@ -15,37 +13,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.documents import blocks, here, outputs
 from tests.service_process import Service
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+BLOCKS = blocks(README)
 
 # Run by .ci/run (it is how this very test was started), by tests/docker/run.sh, and by the tests of
 # the server.
 RUN_ELSEWHERE = {"make serve", "make test", "docker compose up"}
 
 
-def here(text: str, service: Service) -> str:
-    """The README's addresses, which are the defaults, as this test's own service has them."""
-    text = text.replace("http://localhost:8000", service.http)
-    return text.replace("grpc://localhost:50051", service.grpc)
-
-
 def test_python_blocks_print_what_stands_below_them(service: Service) -> None:
-    shared: dict[str, object] = {}
-    printed = None
-    compared = 0
-    for language, text in BLOCKS:
-        if language == "python":
-            output = io.StringIO()
-            with contextlib.redirect_stdout(output):
-                exec(here(text, service), shared)
-            printed = output.getvalue()
-        elif language == "text":
-            assert printed == text
-            compared += 1
-    assert compared >= 4
+    found = list(outputs(here(README, service)))
+    assert [printed for printed, _ in found] == [written for _, written in found]
+    assert len(found) >= 4
 
 
 def test_shell_blocks_run(service: Service, tmp_path: Path) -> None:
@@ -68,7 +51,7 @@ def test_shell_blocks_run(service: Service, tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text().count("\n") == 2
 
 
-@pytest.mark.parametrize("module", ["metalm.client", "metalm_proto.spec"])
+@pytest.mark.parametrize("module", ["metalm.client", "metalm.source", "metalm_proto.spec"])
 def test_examples_in_docstrings_are_true(module: str) -> None:
     result = doctest.testmod(import_module(module))
     assert result.attempted > 0
@@ -93,7 +76,7 @@ def titles(text: str) -> list[str]:
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for document in [*ROOT.glob("*.md"), *ROOT.glob("proto/**/*.md")]:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("proto/**/*.md"), *ROOT.glob("client/*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
