@@ -101,7 +101,7 @@ class BatchIterator(Iterator[Batch]):
 
     def position_at(self, step: int) -> int:
         """The position before a step, counted from `start` on; where the run ends, if earlier."""
-        return self._schedule.at(_STEP.check(step))
+        return self._schedule.at(STEP.check(step))
 
     def dealt(self, worker: int, workers: int) -> BatchIterator:
         """One of several iterators that deal out this one's batches from `start` on.
