@@ -106,5 +106,12 @@ def test_the_bare_install_says_what_its_integrations_need(bare: Path) -> None:
     assert run(bare, code).startswith("metalm.torch needs PyTorch")
 
 
+def test_the_bare_install_says_what_the_environment_needs(bare: Path) -> None:
+    code = "import metalm\ntry:\n    import metalm.gym\nexcept ImportError as error: print(error)"
+    assert run(bare, code).strip() == (
+        "metalm.gym needs gymnasium; install it with: pip install '.[gym]'"
+    )
+
+
 def test_this_is_the_python_that_is_supported() -> None:
     assert sys.version_info >= (3, 11)

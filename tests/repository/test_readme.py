@@ -25,7 +25,10 @@ BLOCKS = blocks(README)
 RUN_ELSEWHERE = {"make serve", "make test", "docker compose up"}
 
 
-def test_python_blocks_print_what_stands_below_them(service: Service) -> None:
+def test_python_blocks_print_what_stands_below_them(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     found = list(outputs(here(README, service)))
     assert [printed for printed, _ in found] == [written for _, written in found]
     assert len(found) >= 4
@@ -51,7 +54,9 @@ def test_shell_blocks_run(service: Service, tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text().count("\n") == 2
 
 
-@pytest.mark.parametrize("module", ["metalm.client", "metalm.source", "metalm_proto.spec"])
+@pytest.mark.parametrize(
+    "module", ["metalm.client", "metalm.gym", "metalm.source", "metalm_proto.spec"]
+)
 def test_examples_in_docstrings_are_true(module: str) -> None:
     result = doctest.testmod(import_module(module))
     assert result.attempted > 0

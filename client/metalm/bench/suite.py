@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ BATCH_SIZE = 32
 TOKENS = BATCH_SIZE * SPEC.L
 """x and y of a position together count as one token."""
 
+_SEQUENCES = 1024
 _START_TIMEOUT_S = 120
 _MIB = 2**20
 
@@ -83,6 +85,7 @@ def run(*, quick: bool) -> None:
     print(f"V={SPEC.V} n={SPEC.n} l={SPEC.l:g} e={SPEC.e} L={SPEC.L}, batches of {BATCH_SIZE}")
     print("Mtok/s: million tokens a second, x and y of a position counted once", flush=True)
     _measure_generators(table, rounds, seconds)
+    _measure_environment(table, rounds, seconds)
     with _serving() as server:
         table.add("service, start to ready, warm cache", f"{server.started_s:.2f} s")
         _measure_doors(table, server, rounds, seconds)
@@ -124,6 +127,28 @@ def _measure_generators(table: _Table, rounds: int, seconds: float) -> None:
     if c_program is not None:
         remark = f"one core; the kernel reaches {_ratio(found, 'kernel', 'c'):.0%} of it"
         table.add(f"C, {_without_path(c_program.compiler)}", f"{rate['c']:.0f} Mtok/s", remark)
+
+
+def _measure_environment(table: _Table, rounds: int, seconds: float) -> None:
+    """Whole episodes of the vector environment; one thread makes the samples and steps."""
+    if find_spec("gymnasium") is None:
+        return
+    from metalm.gym import MetaLMVectorEnv
+
+    envs = MetaLMVectorEnv(_SEQUENCES, **SPEC.as_dict(), seed=7)
+    actions = np.ones(_SEQUENCES, np.int64)
+    envs.reset()
+
+    def episode(_: int) -> None:
+        for _ in range(SPEC.L + 1):  # the last one begins the next episode
+            envs.step(actions)
+
+    rates = [_rate(episode, _SEQUENCES * SPEC.L, seconds) for _ in range(rounds)]
+    table.add(
+        f"gym environment, {_SEQUENCES} sequences",
+        f"{statistics.median(rates):.1f} Mtok/s",
+        "one core; a step of a sequence is a token",
+    )
 
 
 def _measure_doors(table: _Table, server: _Server, rounds: int, seconds: float) -> None:
