@@ -20,19 +20,13 @@ import pytest
 
 from metalm import MetaLMClient
 from metalm_proto import formats
+from tests.command import run
 from tests.service_process import Service
 
 METAGYM = [
     "--vocab_size", "8", "--elements_length", "4", "--elements_number", "3",
     "--error_rate", "0.2", "--sequence_length", "20",
 ]  # fmt: skip
-
-
-def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
-    done = subprocess.run([sys.executable, "-m", "metalm", *arguments], capture_output=True)
-    if check:
-        assert done.returncode == 0, done.stderr.decode()
-    return done
 
 
 def expected(samples: int, start: int = 0) -> str:

@@ -8,7 +8,8 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from metalm import files
+from metalm.files.base import batches_of
+from metalm.files.single import write
 from metalm.gym.source import Sourced
 from metalm_proto import formats
 from metalm_proto.batch import Tokens
@@ -81,12 +82,12 @@ class MetaGym(Sourced):
         OSError and any MetaLMError.
         """
         size = _SIZE.check(size)
-        # As text, samples take many times their bytes.
-        with self._source.batches(self._position, size, self._seed, largest=32) as batches:
-            if isinstance(output, str | os.PathLike):
-                files.write(batches, size, os.path.abspath(output), "text")
-                self._position += size
-                return
+        request = self._source.request(self._position, size, self._seed)
+        if isinstance(output, str | os.PathLike):
+            write(self._source.client, request, os.path.abspath(output), "text")
+            self._position += size
+            return
+        with batches_of(self._source.client, request) as batches:
             for batch in batches:
                 output.write(formats.to_text(batch))
                 self._position += batch.size

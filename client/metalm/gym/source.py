@@ -9,15 +9,18 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from metalm.client import MetaLMClient, SpecArguments
+from metalm.files.base import batch_size_for
 from metalm.gym.scoring import ACTION, SCORINGS, Action
 from metalm.iterator import BatchIterator
 from metalm_proto.batch import Batch, Tokens
 from metalm_proto.errors import InvalidArgument, LimitExceeded
 from metalm_proto.fields import Field
-from metalm_proto.spec import SEED, SPLIT, Spec, Split, draw_seed
+from metalm_proto.spec import SEED, SPLIT, BatchRequest, Spec, Split, draw_seed
 
 Urls = str | Sequence[str]
 
+_TEXT_SAMPLES = 32
+"""As text, samples take many times their bytes."""
 _REQUEST_BYTES = 2**25
 """Half of what a service allows in one batch by default."""
 
@@ -65,11 +68,19 @@ class Source:
                 x[rows], y[rows] = batch
         return x, y
 
-    def batches(
-        self, first: int, size: int, seed: int, *, largest: int = 2**31 - 1
-    ) -> BatchIterator:
-        """The samples [first, first + size) in batches of at most `largest`, and no larger than
-        a service takes by default."""
+    def request(self, first: int, size: int, seed: int) -> BatchRequest:
+        """The samples [first, first + size), to be written. Raises InvalidArgument."""
+        return BatchRequest(
+            spec=self.spec,
+            split=self.split,
+            seed=seed,
+            start=first,
+            stop=first + size,
+            batch_size=min(_TEXT_SAMPLES, batch_size_for(self.spec)),
+        )
+
+    def batches(self, first: int, size: int, seed: int) -> BatchIterator:
+        """The samples [first, first + size), in batches that a service sends by default."""
         sample_bytes = 2 * self.spec.L * self.spec.dtype.itemsize
         return self.client.batches(
             spec=self.spec,
@@ -77,7 +88,7 @@ class Source:
             seed=seed,
             start=first,
             stop=first + size,
-            batch_size=min(size, largest, max(1, _REQUEST_BYTES // sample_bytes)),
+            batch_size=min(size, max(1, _REQUEST_BYTES // sample_bytes)),
         )
 
     def close(self) -> None:

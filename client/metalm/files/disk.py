@@ -1,0 +1,89 @@
+"""Files on the disk: whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedRandom
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = ".metalm-tmp-"
+"""What the names of unfinished files begin with."""
+
+
+@contextmanager
+def opened(output: str | None) -> Iterator[BinaryIO]:
+    """A stream to the file `output`, or to standard output for None and "-".
+
+    A file appears under its name when it is complete; until then, and if anything goes wrong, what
+    was there before stays. Raises OSError.
+    """
+    if output is None or output == "-":
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        yield sys.stdout.buffer
+    elif is_special(output):
+        with open(output, "wb") as stream:
+            yield stream
+    else:
+        with replacing(Path(output)) as stream:
+            yield stream
+
+
+def is_special(output: str) -> bool:
+    """Whether it is a pipe, a terminal or another thing that cannot be replaced."""
+    try:
+        return not stat.S_ISREG(os.stat(output).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BufferedRandom]:
+    """A stream to a file beside `path`, which takes its place when all is written to the disk."""
+    path = Path(os.path.realpath(path))  # a link stays a link
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        os.umask(umask := os.umask(0))
+        mode = 0o666 & ~umask
+    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+    try:
+        with open(descriptor, "w+b") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(descriptor)
+        os.chmod(name, mode)
+        os.replace(name, path)
+    except BaseException:
+        with suppress(FileNotFoundError):  # the signal came when it had its name
+            os.unlink(name)
+        raise
+    keep(path.parent)
+
+
+def keep(directory: Path) -> None:
+    """Writes the names in a directory to the disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def naming(target: object) -> Iterator[None]:
+    """Says in an OSError what it was that could not be written."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(error.errno, f"cannot write {target}: {why}") from error

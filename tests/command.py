@@ -1,0 +1,27 @@
+"""The command `metalm` in a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+COMMAND = [sys.executable, "-m", "metalm"]
+
+
+def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+    """The command, run to its end; with `check`, one that must succeed."""
+    done = subprocess.run([*COMMAND, *arguments], capture_output=True)
+    if check:
+        assert done.returncode == 0, done.stderr.decode()
+    return done
+
+
+def wait_until(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Returns as soon as something has happened that the process does before it ends."""
+    until = time.monotonic() + 60
+    while not happened():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < until
+        time.sleep(0.001)
