@@ -59,14 +59,15 @@ lock: | $(BIN)/python ## resolve the dependencies anew
 	$(RESOLVE) --group frameworks --override $(VENV)/without-torch -c requirements.lock \
 		-c tests/requirements.lock --no-emit-package torch -o tests/requirements-frameworks.lock
 	$(RESOLVE) --group proto -o proto/requirements.lock
-	$(RESOLVE) --resolution lowest-direct --extra service --extra gym --group lowest pyproject.toml \
+	$(RESOLVE) --resolution lowest-direct --extra service --extra gym --extra arrow --group lowest pyproject.toml \
 		-o tests/requirements-lowest.lock
 
 bench: $(VENV)/installed ## measure generator and doors
 	$(BIN)/metalm bench
 
 lowest: $(VENV)/lowest ## run the doors' tests with the lowest supported versions
-	$(VENV)/lowest-versions/bin/python -m pytest \
+	$(VENV)/lowest-versions/bin/metalm warm
+	$(VENV)/lowest-versions/bin/python -m pytest -n auto \
 		tests/congruence tests/service tests/client tests/proto tests/core/test_vectors.py
 
 chaos: $(VENV)/dev ## torment replicas under 100 000 batches and compare with the twin

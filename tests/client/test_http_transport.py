@@ -185,3 +185,11 @@ def test_connections_are_used_again() -> None:
             assert sum(1 for _ in transport.batches(REQUEST)) == 3
         transport.close()
     assert len(connections) == 1
+
+
+def test_a_batch_of_another_size_is_not_the_one_that_was_asked_for() -> None:
+    """Its own digest is right; only its number of samples is not."""
+    whole = MetaLMClient().batch(spec=Spec(L=50), seed=1, batch_size=6)
+    body = b"".join(wire.length_prefixed(wire.encode_batch(whole)))
+    with answering(response(body)) as url, pytest.raises(CorruptBatch, match="2 samples from 0"):
+        read_all(url)

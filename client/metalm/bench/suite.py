@@ -22,9 +22,9 @@ import urllib3
 
 from metalm.bench.yardsticks import PlainNumpyGenerator, compile_c
 from metalm.client import MetaLMClient
-from metalm.iterator import BatchIterator
-from metalm_proto.batch import digest_of
-from metalm_proto.spec import Spec, Split
+from metalm.transports import connect
+from metalm_proto.batch import Batch, digest_of
+from metalm_proto.spec import BatchRequest, Spec, Split
 
 SPEC = Spec(V=64, n=10, l=64, e=0.1, L=4096)
 BATCH_SIZE = 32
@@ -152,11 +152,22 @@ def _measure_environment(table: _Table, rounds: int, seconds: float) -> None:
 
 
 def _measure_doors(table: _Table, server: _Server, rounds: int, seconds: float) -> None:
-    """Verified batches over loopback; server and client share the machine."""
+    """Verified batches over loopback; server and client share the machine.
+
+    A bare stream is one request that is read and decoded, and no more.
+    """
     found: dict[str, list[float]] = {"http": [], "grpc": []}
+    bare: dict[str, list[float]] = {"http": [], "grpc": []}
     cost: dict[str, list[float]] = {"http": [], "grpc": []}
+    request = BatchRequest(spec=SPEC, seed=7, stop=2**20, batch_size=BATCH_SIZE)
     for _ in range(rounds):
         for name, rates in found.items():
+            transport = connect(getattr(server, name), timeout_s=_START_TIMEOUT_S)
+            with transport.batches(request) as stream:
+                next(stream)
+                tokens, elapsed = _consume(stream, seconds)
+            transport.close()
+            bare[name].append(tokens / elapsed / 1e6)
             with (
                 MetaLMClient(getattr(server, name)) as client,
                 client.batches(spec=SPEC, seed=7, batch_size=BATCH_SIZE) as batches,
@@ -168,7 +179,9 @@ def _measure_doors(table: _Table, server: _Server, rounds: int, seconds: float) 
             rates.append(tokens / elapsed / 1e6)
             cost[name].append(used / tokens * 1e9)
     for name, title in (("http", "HTTP"), ("grpc", "gRPC")):
+        share = statistics.median(a / b for a, b in zip(found[name], bare[name], strict=True))
         remark = f"client: {statistics.median(cost[name]):.2f} ns of CPU a token"
+        remark += f"; {share:.0%} of a bare stream"
         if name == "grpc":
             remark += f"; {_ratio(found, 'grpc', 'http'):.2f} times HTTP"
         table.add(
@@ -227,7 +240,7 @@ def _measure_memory(table: _Table, server: _Server, tokens: int) -> None:
         )
 
 
-def _consume(batches: BatchIterator, seconds: float) -> tuple[int, float]:
+def _consume(batches: Iterator[Batch], seconds: float) -> tuple[int, float]:
     """Tokens received, and the seconds that took: at least `seconds`."""
     tokens, began = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - began) < seconds:
