@@ -246,17 +246,18 @@ class Prefetcher:
             closed = self._closed
         if closed:
             stream.close()
+        failure: BaseException | None = None
         try:
             yield
         except BaseException as error:
-            with self._lock:
-                slot.streams.remove(stream)
-                if not slot.streams:  # else the other may still do it
-                    slot.error = error
+            failure = error
         finally:
             with self._lock:
                 self._streams.discard(stream)
-                late = [other for other in slot.streams if other is not stream and slot.whole]
+                slot.streams.remove(stream)
+                if not slot.streams:  # else the other may still do it
+                    slot.error = failure
+                late = list(slot.streams) if slot.whole else []
                 self._arrived.notify_all()
             for other in (stream, *late):
                 other.close()

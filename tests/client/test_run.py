@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from metalm import InvalidArgument, MetaLMClient
+from metalm import InvalidArgument, LimitExceeded, MetaLMClient
+from tests.service_process import running
 
 RUN: dict[str, Any] = {"L": 8, "seed": 5, "V": 16, "n": 3, "l": 4}
 
@@ -78,6 +79,16 @@ def test_a_state_of_another_run_is_refused(other: dict[str, Any], named: str) ->
     state = client.batches(**{**RUN, **other}).state_dict()
     with pytest.raises(InvalidArgument, match=f"state {named} is"):
         client.batches(**RUN).load_state_dict(state)
+
+
+def test_a_part_that_cannot_be_had_is_an_error_and_not_a_wait() -> None:
+    """A step with skipped samples inside is asked for in parts: of 2 samples and of 6."""
+    with running("--max-request-samples", "4") as service, MetaLMClient(service.http) as client:
+        for prefetch_bytes in (0, 2**20):
+            arguments: dict[str, Any] = {"prefetch_bytes": prefetch_bytes, "skip": [(2, 3)]}
+            assert next(client.batches(**RUN, batch_size=4, **arguments)).size == 4
+            with pytest.raises(LimitExceeded):
+                next(client.batches(**RUN, batch_size=8, **arguments))
 
 
 def test_wrong_ranks_and_ranges_are_refused() -> None:
