@@ -9,6 +9,7 @@ from typing import Any, Self, TypedDict, Unpack
 
 from metalm.endpoints import Endpoints
 from metalm.failover import FailoverTransport
+from metalm.forks import keep
 from metalm.iterator import BatchIterator, Fetching
 from metalm.schedule import Schedule, merged_ranges
 from metalm_proto.batch import Batch
@@ -251,6 +252,7 @@ class MetaLMClient:
             raise RuntimeError("this client is closed")
         if self._process != os.getpid():
             # The parent's connections are not ours to use, nor to close.
+            keep(self._transport)
             self._connect()
         return self._transport
 

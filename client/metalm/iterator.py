@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from metalm.failover import FailoverTransport
+from metalm.forks import keep
 from metalm.prefetch import Direct, Prefetcher
 from metalm.schedule import Schedule
 from metalm_proto.batch import Batch
@@ -70,6 +71,7 @@ class BatchIterator(Iterator[Batch]):
         transport = self._transport()
         if self._process != os.getpid():
             # What reads ahead is with the parent.
+            keep((self._source, self._finalizer))
             self._process, self._source, self._finalizer = os.getpid(), None, None
         try:
             step = self._open(transport).following()

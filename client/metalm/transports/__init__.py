@@ -48,8 +48,11 @@ def connect(url: str, *, timeout_s: float, address: str | None = None) -> Transp
         from metalm.transports.http import HttpTransport
 
         return HttpTransport(url, timeout_s=timeout_s, address=address)
-    from metalm.transports.grpc import GrpcTransport
+    from metalm.transports import grpc
 
-    return GrpcTransport(
-        parts.netloc, secure=parts.scheme == "grpcs", timeout_s=timeout_s, address=address
+    return grpc.door(
+        target=parts.netloc,
+        secure=parts.scheme == "grpcs",
+        timeout_s=timeout_s,
+        address=address,
     )

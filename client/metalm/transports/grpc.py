@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -15,7 +16,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from metalm.transports.base import BatchStream
+from metalm.transports.base import BatchStream, Transport
+from metalm.transports.relay import RelayTransport
 from metalm_proto import errors, messages, wire
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
@@ -24,6 +26,17 @@ from metalm_proto.v1 import metalm_pb2 as pb
 
 _SERVICE = "/" + pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 _CONNECT_MS = 3000
+
+
+_used_by: list[int] = []
+"""The process that has used gRPC, if any has; known to those that are forked from it, too."""
+
+
+def door(**arguments: Any) -> Transport:
+    """A GrpcTransport, or one in a process of its own where gRPC is not to be used."""
+    if _used_by and _used_by[0] != os.getpid():
+        return RelayTransport(**arguments)
+    return GrpcTransport(**arguments)
 
 
 class GrpcTransport:
@@ -36,6 +49,7 @@ class GrpcTransport:
     def __init__(
         self, target: str, *, secure: bool, timeout_s: float, address: str | None = None
     ) -> None:
+        _used_by[:] = [os.getpid()]
         self._target = target
         self._timeout_s = timeout_s
         options: list[tuple[str, Any]] = [
