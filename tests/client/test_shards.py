@@ -40,13 +40,14 @@ def copied(whole: Path, tmp_path: Path) -> Path:
 
 def command(*arguments: object) -> tuple[int, str]:
     """The command's exit status and what it says, without the cost of a process."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
             status = main([str(argument) for argument in arguments])
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return status, said.getvalue()
 
 

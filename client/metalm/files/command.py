@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from metalm import flags
 from metalm.files.base import SAMPLES, Difference, batch_size_for
+from metalm.files.ending import end_by_exception
 from metalm.files.formats import SUFFIXES, format_of
 from metalm.files.manifest import SHARD_SAMPLES, Run
 from metalm.files.single import write
@@ -38,7 +38,7 @@ def add_generate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(options: argparse.Namespace) -> None:
-    _end_by_exception()
+    end_by_exception()
     if options.output == "":
         raise InvalidArgument("output", "", "the name of a file, or -")
     shard_samples = flags.parsed(SHARD_SAMPLES, options)
@@ -94,7 +94,7 @@ def add_verify_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def verify(options: argparse.Namespace) -> int:
-    _end_by_exception()
+    end_by_exception()
     try:
         claim = claim_of(Path(options.manifest))
     except Difference as error:
@@ -115,8 +115,3 @@ def verify(options: argparse.Namespace) -> int:
     for name in claim.others:
         print(f"{options.manifest}: not of the run: {name}")
     return 0
-
-
-def _end_by_exception() -> None:
-    """SIGTERM as an exception, so that what is half-written is taken away."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from metalm.files.ending import check_ending
 from metalm_proto.batch import Batch
 
 _FORMAT = (
@@ -21,7 +22,8 @@ _FORMAT = (
 def progress(
     samples: int, tokens: int, what: str, shown: bool = True
 ) -> Iterator[Callable[[int], object]]:
-    """A bar for that many samples of that many tokens; it yields what takes steps of samples."""
+    """A bar for that many samples of that many tokens; it yields what takes steps of samples, and
+    raises there what a signal raised that was lost."""
     terminal = sys.stderr is not None and sys.stderr.isatty()
     with _Bar(
         total=samples,
@@ -32,7 +34,12 @@ def progress(
         bar_format=_FORMAT,
         tokens=tokens,
     ) as bar:
-        yield bar.update
+
+        def advance(size: int) -> None:
+            check_ending()
+            bar.update(size)
+
+        yield advance
 
 
 def passing(batches: Iterable[Batch], advance: Callable[[int], object]) -> Iterator[Batch]:
