@@ -80,7 +80,7 @@ def test_an_iterator_that_is_left_frees_its_places(
 
 
 def eventually(call: Callable[[], object]) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while True:
         try:
             call()
@@ -93,7 +93,7 @@ def eventually(call: Callable[[], object]) -> None:
 
 
 def eventually_no_more_threads(name: str) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while found := [thread for thread in threading.enumerate() if thread.name.startswith(name)]:
         assert time.monotonic() < until, found
         time.sleep(0.01)
@@ -120,7 +120,7 @@ def test_nothing_is_left_of_clients_that_were_closed(url: str) -> None:
     for _ in range(OPENED):
         use()
     gc.collect()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while (after := (open_files(), threads())) > (before[0] + 8, before[1] + 8):
         assert time.monotonic() < until, (before, after)
         time.sleep(0.05)
@@ -222,4 +222,4 @@ else:
         timeout=60,
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
-    assert time.monotonic() - begun_at < 20
+    assert time.monotonic() - begun_at < 40

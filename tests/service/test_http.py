@@ -333,7 +333,7 @@ def test_long_wrong_values_are_refused_quickly(get: Get, name: str) -> None:
     """A pattern that backtracks would take a minute, and hold up everybody."""
     began = time.monotonic()
     assert get(f"/sample?{name}={'1' * 60_000}x").status == 400
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("form", ["text", "npz"])

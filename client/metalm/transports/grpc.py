@@ -54,10 +54,6 @@ class GrpcTransport:
         self._timeout_s = timeout_s
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1),
-            # Whoever asks again decides when: by default a channel whose server was away for long
-            # fails for two minutes without a look at whether it is back.
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 1000),
             # Despite its name, what an attempt to connect may take at most.
             ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
             # Otherwise a new channel would be given the connection of the last one.
@@ -102,14 +98,15 @@ class GrpcTransport:
 
     @contextmanager
     def _connected(self) -> Iterator[_Connection]:
-        """The connection, for one call. After a silence there is a new one for whoever comes next:
-        the network may have forgotten the old one, and gRPC would use it for ever."""
+        """The connection, for one call. There is a new one for whoever comes next after a silence,
+        as the network may have forgotten the old one and gRPC would use it for ever; and where
+        nobody was reached, as gRPC would go on failing for a time of its own without a look."""
         with self._lock:
             connection = self._connection
             connection.calls += 1
         try:
             yield connection
-        except errors.DeadlineExceeded:
+        except (errors.DeadlineExceeded, errors.Unreachable):
             with self._lock:
                 if connection is self._connection:
                     self._connection = self._new_connection()
