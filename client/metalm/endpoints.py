@@ -15,6 +15,7 @@ from metalm.retry import LONGEST_S, RetryBudget, backoff_s, jitter
 from metalm.transports import connect
 from metalm.transports.base import Transport
 from metalm_proto.errors import MetaLMError, Unavailable
+from metalm_proto.fields import U64
 from metalm_proto.spec import BatchRequest, Spec
 
 _PROBE_S = 3.0
@@ -36,10 +37,8 @@ class Endpoint:
     due: float = 0.0
     """When it may be tried again, on the monotonic clock."""
     said: str = "was not tried"
-    max_batches: int | None = None
-    """In one request."""
-    max_request_samples: int | None = None
-    """Known once it has refused more."""
+    max_batches: int = U64
+    """In one request; smaller once it has refused more."""
     leaving: bool = False
     """No longer an address of its host."""
 

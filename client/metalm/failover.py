@@ -82,10 +82,14 @@ class FailoverTransport:
         while following is not None:
             with self._endpoint_of(call, trouble) as endpoint, trouble.watched(endpoint, call):
                 part = _part(replace(request, start=following), endpoint)
-                for batch in self._attempt(endpoint, part, call):
-                    trouble.over()
-                    following = batch.first + request.step
-                    yield batch
+                try:
+                    for batch in self._attempt(endpoint, part, call):
+                        trouble.over()
+                        following = batch.first + request.step
+                        yield batch
+                except LimitExceeded as error:
+                    if not _learnt(endpoint, part, error):
+                        raise
                 if following >= request.stop:
                     following = None
 
@@ -198,18 +202,9 @@ class _Trouble:
         """Takes errors that may heal, and raises others."""
         try:
             yield
-        except MetaLMError as found:
-            error = found
-            if not call.wanted():
+        except MetaLMError as error:
+            if not call.wanted() or not self._heals(endpoint, error):
                 raise
-            if isinstance(error, LimitExceeded):
-                try:
-                    if _learnt(endpoint, error):
-                        return
-                except MetaLMError as other:
-                    error = other
-            if not self._heals(endpoint, error):
-                raise error from None
             self._endpoints.failed(endpoint, error)
             self._since = self._since or time.monotonic()
             if isinstance(error, DeadlineExceeded) and endpoint not in self._silent:
@@ -234,26 +229,17 @@ class _Trouble:
             self._endpoints.pause(min(wait_s, left), wanted)
 
 
-def _learnt(endpoint: Endpoint, error: LimitExceeded) -> bool:
-    """Whether the endpoint takes the request in smaller parts, now that its limit is known."""
-    if error.field != "samples" or endpoint.max_request_samples is not None:
+def _learnt(endpoint: Endpoint, refused: BatchRequest, error: LimitExceeded) -> bool:
+    """Whether less at a time may do. What a server takes depends on the spec: so it is found out by
+    asking for half as much, down to a batch."""
+    batches = -(-refused.samples // refused.batch_size)
+    if error.field != "samples" or batches < 2:
         return False
-    limits = endpoint.transport.describe(None).limits
-    endpoint.max_request_samples = limits.max_request_samples if limits else None
-    return limits is not None
+    endpoint.max_batches = batches // 2
+    return True
 
 
 def _part(request: BatchRequest, endpoint: Endpoint) -> BatchRequest:
-    """As much of the request as the endpoint takes at one time; a batch at least."""
-    most = [
-        *([] if endpoint.max_batches is None else [endpoint.max_batches]),
-        *(
-            []
-            if endpoint.max_request_samples is None
-            else [endpoint.max_request_samples // request.batch_size]
-        ),
-    ]
-    if not most:
-        return request
-    stop = request.start + (max(1, min(most)) - 1) * request.step + request.batch_size
+    """As much of the request as the endpoint takes at one time."""
+    stop = request.start + (endpoint.max_batches - 1) * request.step + request.batch_size
     return replace(request, stop=min(request.stop, stop))

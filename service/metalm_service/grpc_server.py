@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -20,6 +21,7 @@ from metalm_proto import errors, messages, wire
 from metalm_proto.batch import Batch
 from metalm_proto.spec import BatchRequest
 from metalm_proto.v1 import metalm_pb2 as pb
+from metalm_service.calls import REQUEST_ID, Call, request_id
 from metalm_service.config import ServerConfig
 from metalm_service.handler import CallerGoneError, Handler
 
@@ -47,7 +49,7 @@ class _Servicer:
     def sample(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         try:
             request = messages.sample_request_from_message(_parsed(pb.SampleRequest, data))
-            (batch,) = self._admitted(request, context)
+            (batch,) = self._admitted("Sample", request, context)
             return wire.batch_response(wire.encode_batch(batch))
         except Exception as error:
             _abort(context, error)
@@ -56,16 +58,18 @@ class _Servicer:
         try:
             message = _parsed(pb.StreamBatchesRequest, data)
             request = messages.stream_request_from_message(message)
-            batches = self._admitted(request, context)
+            batches = self._admitted("StreamBatches", request, context)
             # map keeps no batch while its bytes are being sent.
             yield from map(wire.batch_response, map(wire.encode_batch, batches))
         except Exception as error:
             _abort(context, error)
 
-    def _admitted(self, request: BatchRequest, context: grpc.ServicerContext) -> Iterator[Batch]:
+    def _admitted(
+        self, method: str, request: BatchRequest, context: grpc.ServicerContext
+    ) -> Iterator[Batch]:
         """The batches of a request, whose reservation lasts until its call has ended: until then
         its bytes may wait in gRPC's own buffers, whatever this side has done."""
-        admission = self._handler.admit(request)
+        admission = self._handler.admit(_call(method, context), request)
         if not context.add_callback(admission.close):
             admission.close()
         return admission.batches(context.is_active)
@@ -126,6 +130,13 @@ class GrpcServer:
         """Refuses new calls, gives running ones `grace_s`; the event is set when all is over."""
         self._health.enter_graceful_shutdown()
         return self._server.stop(grace_s)
+
+
+def _call(method: str, context: grpc.ServicerContext) -> Call:
+    given = dict(context.invocation_metadata()).get(REQUEST_ID)
+    # "ipv4:127.0.0.1:40000", "ipv6:%5B::1%5D:40000"
+    client = unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]")
+    return Call("grpc", method, client, request_id(given if isinstance(given, str) else None))
 
 
 def _parsed(kind: type[M], data: bytes) -> M:

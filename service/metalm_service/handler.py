@@ -11,6 +11,7 @@ from metalm_proto.batch import Batch
 from metalm_proto.description import Description, Limits
 from metalm_proto.errors import Draining, LimitExceeded, Overloaded, Starting
 from metalm_proto.spec import BatchRequest, Spec
+from metalm_service.calls import Call
 from metalm_service.config import COPIES, ServerConfig
 from metalm_service.core import engine
 
@@ -71,8 +72,8 @@ class Handler:
         )
         return Description(version=VERSION, engine=engine.engine_name(), limits=limits, spec=spec)
 
-    def admit(self, request: BatchRequest, weight: int = 1) -> Admission:
-        """Reserves what the request will need, before anything of it is allocated.
+    def admit(self, call: Call, request: BatchRequest, weight: int = 1) -> Admission:
+        """Reserves what the call's request will need, before anything of it is allocated.
 
         `weight`: bytes that the form of the answer takes for each byte of arrays.
 
@@ -107,7 +108,7 @@ class Handler:
                 )
             self._inflight_bytes += reserved
             self._requests += 1
-        return Admission(self, request, reserved)
+        return Admission(self, call, request, reserved)
 
     def _generate(
         self, request: BatchRequest, first: int, size: int, wanted: Callable[[], bool]
@@ -131,7 +132,8 @@ class Admission:
     Closing it twice is fine, from any thread.
     """
 
-    def __init__(self, handler: Handler, request: BatchRequest, reserved: int) -> None:
+    def __init__(self, handler: Handler, call: Call, request: BatchRequest, reserved: int) -> None:
+        self.call = call
         self.request = request
         self._handler = handler
         self._reserved = reserved

@@ -15,7 +15,7 @@ import uvicorn
 from metalm_service.config import ServerConfig
 from metalm_service.grpc_server import GrpcServer
 from metalm_service.handler import VERSION, Handler
-from metalm_service.http_app import create_app
+from metalm_service.http.app import create_app
 
 
 def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None:

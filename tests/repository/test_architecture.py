@@ -14,23 +14,30 @@ ARROWS = {
     "metalm_proto": {"metalm_proto"},
     "metalm_service.core": {"metalm_proto", "metalm_service.core"},
     "metalm_service.config": {"metalm_proto"},
-    "metalm_service.handler": {"metalm_proto", "metalm_service.core", "metalm_service.config"},
-    "metalm_service.openapi": {"metalm_proto"},
+    "metalm_service.calls": {"metalm_proto"},
+    "metalm_service.handler": {
+        "metalm_proto",
+        "metalm_service.calls",
+        "metalm_service.config",
+        "metalm_service.core",
+    },
     "metalm_service.grpc_server": {
         "metalm_proto",
+        "metalm_service.calls",
         "metalm_service.config",
         "metalm_service.handler",
     },
-    "metalm_service.http_app": {
+    "metalm_service.http": {
         "metalm_proto",
+        "metalm_service.calls",
         "metalm_service.handler",
-        "metalm_service.openapi",
+        "metalm_service.http",
     },
     "metalm_service.server": {
         "metalm_service.config",
         "metalm_service.grpc_server",
         "metalm_service.handler",
-        "metalm_service.http_app",
+        "metalm_service.http",
     },
     "metalm": {"metalm_proto", "metalm"},
 }

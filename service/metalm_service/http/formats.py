@@ -1,0 +1,106 @@
+"""The forms of an answer, and which of them a request asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from metalm_proto import errors, formats, wire
+from metalm_proto.batch import Batch
+from metalm_proto.spec import BatchRequest
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A form of an answer: its name in `format=`, its media type, its encoder."""
+
+    name: str
+    media_type: str
+    encode: Callable[[Batch], Sequence[wire.Buffer]]
+    # Bytes of memory that encoding takes for each byte of arrays: lists of Python's integers and
+    # strings are large.
+    weight: int = 1
+    tells_provenance: bool = True
+    # Bytes of the whole answer, where they are known before it is generated.
+    length: Callable[[BatchRequest], int | None] = lambda request: None
+
+
+SAMPLE_FORMATS = (
+    Format(
+        "json",
+        "application/json",
+        lambda batch: [formats.sample_to_json(batch).encode()],
+        weight=16,
+    ),
+    Format(
+        "text",
+        "text/plain; charset=utf-8",
+        lambda batch: [formats.to_text(batch).encode()],
+        weight=40,
+        tells_provenance=False,
+    ),
+    Format(
+        "npz",
+        "application/zip",
+        lambda batch: [formats.to_npz(batch)],
+        weight=2,
+        tells_provenance=False,
+    ),
+    Format("protobuf", wire.MEDIA_TYPE, wire.encode_batch),
+)
+BATCHES_FORMATS = (
+    Format(
+        "protobuf",
+        wire.STREAM_MEDIA_TYPE,
+        lambda batch: wire.length_prefixed(wire.encode_batch(batch)),
+        length=wire.encoded_length,
+    ),
+    Format(
+        "ndjson",
+        "application/x-ndjson",
+        lambda batch: [(formats.to_json(batch) + "\n").encode()],
+        weight=16,
+    ),
+)
+
+
+def negotiate(request: Request, choices: Sequence[Format]) -> tuple[Pairs, Format]:
+    """The query without `format`, and the format it or the Accept header asks for."""
+    pairs = request.query_params.multi_items()
+    names = [text for name, text in pairs if name == "format"]
+    rest = [(name, text) for name, text in pairs if name != "format"]
+    if not names:
+        return rest, _accepted(request.headers.get("accept", "*/*"), choices)
+    for choice in choices:
+        if names == [choice.name]:
+            return rest, choice
+    bound = "one of " + ", ".join(choice.name for choice in choices)
+    raise errors.InvalidArgument("format", names[0] if len(names) == 1 else names, bound)
+
+
+def _accepted(header: str, choices: Sequence[Format]) -> Format:
+    """The choice with the highest quality in an Accept header (RFC 9110, 12.5.1), else the first.
+
+    Only types that are named count: a wildcard asks for the default.
+    """
+    best, best_quality = choices[0], 0.0
+    for part in header.split(","):
+        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        for choice in choices:
+            matches = choice.media_type.partition(";")[0] == media_type
+            if (matches or (media_type == "*/*" and choice is choices[0])) and (
+                quality > best_quality
+            ):
+                best, best_quality = choice, quality
+    return best
