@@ -11,12 +11,17 @@ from metalm_proto.spec import GENERATORS, Spec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """A server's bounds on one request: bytes of arrays in one batch, samples in one request,
-    bytes of arrays in work or on their way out for all requests together."""
+    """A server's bounds: bytes of arrays in one batch, samples in one request, bytes of arrays in
+    work or on their way out for all requests together, seconds of a core for one request (0: of a
+    server that does not say)."""
 
     max_message_bytes: int
     max_request_samples: int
     max_inflight_bytes: int
+    max_request_cpu_s: int = 0
+
+
+_LIMITS = [field.name for field in fields(Limits)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +52,8 @@ class Description:
     def from_dict(cls, answer: Mapping[str, Any], spec: Spec | None) -> Description:
         """The answer to a question about `spec`, from `as_dict`'s form."""
         limits = answer["limits"]
-        # By name, as a newer server may tell more.
-        known = {field.name: limits[field.name] for field in fields(Limits)} if limits else None
+        # By name, as another version may tell more, or less.
+        known = {name: limits[name] for name in _LIMITS if name in limits} if limits else None
         return cls(
             version=answer["version"],
             engine=answer["engine"],

@@ -67,6 +67,13 @@ CONFIG_FIELDS = (
         doc="samples in one request; more are refused",
     ),
     Field(
+        name="max_request_cpu_s",
+        default=60,
+        lower=1,
+        upper=10**6,
+        doc="seconds of a core that one request may cost, as estimated from it; dearer are refused",
+    ),
+    Field(
         name="max_inflight_bytes",
         default=512 * MIB,
         lower=2048,
@@ -75,10 +82,41 @@ CONFIG_FIELDS = (
     ),
     Field(
         name="max_requests",
-        default=64,
+        default=128,
         lower=1,
         upper=10_000,
         doc="requests at one time, both doors together",
+    ),
+    Field(
+        name="max_client_share",
+        kind=float,
+        default=0.5,
+        lower=0,
+        open_lower=True,
+        upper=1,
+        doc="share of the requests and bytes at one time that one client may have; one request "
+        "it always may",
+    ),
+    Field(
+        name="max_connections",
+        default=1024,
+        lower=1,
+        upper=100_000,
+        doc="HTTP connections at one time; more are refused as they come",
+    ),
+    Field(
+        name="request_timeout_s",
+        default=10,
+        lower=1,
+        upper=3600,
+        doc="seconds that an HTTP request may take to arrive",
+    ),
+    Field(
+        name="stall_timeout_s",
+        default=20,
+        lower=1,
+        upper=3600,
+        doc="seconds that a reader may take nothing; then its request is ended",
     ),
     Field(
         name="drain_timeout_s",
@@ -102,7 +140,12 @@ class ServerConfig:
     max_message_bytes: int = _BY_NAME["max_message_bytes"].default
     max_request_samples: int = _BY_NAME["max_request_samples"].default
     max_inflight_bytes: int = _BY_NAME["max_inflight_bytes"].default
+    max_request_cpu_s: int = _BY_NAME["max_request_cpu_s"].default
     max_requests: int = _BY_NAME["max_requests"].default
+    max_client_share: float = _BY_NAME["max_client_share"].default
+    max_connections: int = _BY_NAME["max_connections"].default
+    request_timeout_s: int = _BY_NAME["request_timeout_s"].default
+    stall_timeout_s: int = _BY_NAME["stall_timeout_s"].default
     drain_timeout_s: int = _BY_NAME["drain_timeout_s"].default
 
     def __post_init__(self) -> None:

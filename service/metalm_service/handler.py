@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
 
@@ -14,6 +15,7 @@ from metalm_proto.spec import BatchRequest, Spec
 from metalm_service.calls import Call
 from metalm_service.config import COPIES, ServerConfig
 from metalm_service.core import engine
+from metalm_service.fairness import FairTurns
 
 VERSION = version("metalm")
 
@@ -22,6 +24,27 @@ class State(Enum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What a form of the answer costs: bytes of memory for each byte of arrays, and nanoseconds of
+    a core for each token."""
+
+    bytes_a_byte: int = 1
+    ns_a_token: int = 1
+
+
+PLAIN = Encoding()
+"""The wire's own."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """Places and bytes that are reserved."""
+
+    requests: int = 0
+    bytes: int = 0
 
 
 class CallerGoneError(Exception):
@@ -37,11 +60,11 @@ class Handler:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self._lock = threading.Lock()
-        self._generating = threading.Semaphore(config.threads)
+        self._turns = FairTurns(config.threads)
         self._state = State.STARTING
         self._abandoned = False
-        self._inflight_bytes = 0
-        self._requests = 0
+        self._held = _Held()
+        self._held_by: dict[str, _Held] = {}
 
     @property
     def state(self) -> State:
@@ -69,61 +92,107 @@ class Handler:
             max_message_bytes=self.config.max_message_bytes,
             max_request_samples=self.config.max_request_samples,
             max_inflight_bytes=self.config.max_inflight_bytes,
+            max_request_cpu_s=self.config.max_request_cpu_s,
         )
         return Description(version=VERSION, engine=engine.engine_name(), limits=limits, spec=spec)
 
-    def admit(self, call: Call, request: BatchRequest, weight: int = 1) -> Admission:
+    def admit(self, call: Call, request: BatchRequest, encoding: Encoding = PLAIN) -> Admission:
         """Reserves what the call's request will need, before anything of it is allocated.
 
-        `weight`: bytes that the form of the answer takes for each byte of arrays.
+        `encoding`: what the form of the answer costs.
 
         Raises LimitExceeded, Overloaded, Starting or Draining.
         """
+        cost = engine.cost_of(request)
+        message_bytes = encoding.bytes_a_byte * cost.batch_bytes
+        reserved = COPIES * message_bytes + cost.scratch_bytes
+        self._check_size(request, message_bytes, reserved)
+        self._check_cpu(request, cost.cpu_s + cost.tokens * encoding.ns_a_token * 1e-9)
+        with self._lock:
+            if self._state is State.STARTING:
+                raise Starting("the server is starting: its kernels are not ready", 1.0)
+            if self._state is State.DRAINING:
+                raise Draining("the server is shutting down", 0.0)
+            self._held_by.setdefault(call.client, _Held())
+            try:
+                self._check_room(call.client, reserved)
+            except Overloaded:
+                self._forget_if_idle(call.client)
+                raise
+            for held in (self._held, self._held_by[call.client]):
+                held.requests += 1
+                held.bytes += reserved
+        return Admission(self, call, request, reserved)
+
+    def _check_size(self, request: BatchRequest, message_bytes: int, reserved: int) -> None:
         config = self.config
         if request.samples > config.max_request_samples:
             bound = f"at most {config.max_request_samples} in one request to this server"
             raise LimitExceeded("samples", request.samples, bound)
-        message_bytes = weight * engine.batch_bytes(request)
         if message_bytes > config.max_message_bytes:
             bound = (
                 f"smaller (or L, n or provenance): a batch would take {message_bytes} bytes and "
                 f"this server sends at most {config.max_message_bytes}"
             )
             raise LimitExceeded("batch_size", request.largest_batch, bound)
-        reserved = COPIES * message_bytes
-        with self._lock:
-            if self._state is State.STARTING:
-                raise Starting("the server is starting: its kernels are not ready", 1.0)
-            if self._state is State.DRAINING:
-                raise Draining("the server is shutting down", 0.0)
-            if self._requests >= config.max_requests:
+        if reserved > config.max_inflight_bytes:
+            bound = (
+                f"smaller (or n): the request would need {reserved} bytes of memory and this "
+                f"server gives all requests {config.max_inflight_bytes}"
+            )
+            raise LimitExceeded("L", request.spec.L, bound)
+
+    def _check_cpu(self, request: BatchRequest, cpu_s: float) -> None:
+        most_s = self.config.max_request_cpu_s
+        if cpu_s > most_s:
+            bound = (
+                f"fewer (or L, n, l or provenance less): the request would cost {cpu_s:.3g} "
+                f"seconds of a core and this server gives at most {most_s} to one"
+            )
+            raise LimitExceeded("samples", request.samples, bound)
+
+    def _check_room(self, client: str, reserved: int) -> None:
+        """Raises Overloaded if all places or bytes are taken, or this client's share of them."""
+        config, share = self.config, self.config.max_client_share
+        rooms = (
+            ("the server", self._held, 1.0),
+            ("this client", self._held_by[client], share),
+        )
+        for whose, held, part in rooms:
+            most_requests = max(1, int(part * config.max_requests))
+            most_bytes = int(part * config.max_inflight_bytes)
+            if held.requests >= most_requests:
                 raise Overloaded(
-                    f"the server has {self._requests} requests, as many as it takes", 1.0
+                    f"{whose} has {held.requests} requests, as many as may be at one time", 1.0
                 )
-            if self._inflight_bytes + reserved > config.max_inflight_bytes:
+            # One request is always allowed.
+            if held.requests and held.bytes + reserved > most_bytes:
                 raise Overloaded(
-                    f"the request needs {reserved} bytes, and {self._inflight_bytes} of "
-                    f"{config.max_inflight_bytes} are in flight",
+                    f"the request needs {reserved} bytes, and {whose} has {held.bytes} of "
+                    f"{most_bytes} in flight",
                     1.0,
                 )
-            self._inflight_bytes += reserved
-            self._requests += 1
-        return Admission(self, call, request, reserved)
+
+    def _forget_if_idle(self, client: str) -> None:
+        if not self._held_by[client].requests:
+            del self._held_by[client]
 
     def _generate(
-        self, request: BatchRequest, first: int, size: int, wanted: Callable[[], bool]
+        self, call: Call, request: BatchRequest, first: int, size: int, wanted: Callable[[], bool]
     ) -> Batch:
         def proceed() -> None:
             if self._abandoned or not wanted():
                 raise CallerGoneError
 
-        with self._generating:
+        with self._turns.turn(call.client):
             return engine.make_batch(request, first, size, proceed)
 
-    def _release(self, reserved: int) -> None:
+    def _release(self, client: str, reserved: int) -> None:
         with self._lock:
-            self._inflight_bytes -= reserved
-            self._requests -= 1
+            for held in (self._held, self._held_by[client]):
+                held.requests -= 1
+                held.bytes -= reserved
+            self._forget_if_idle(client)
 
 
 class Admission:
@@ -145,9 +214,9 @@ class Admission:
         `wanted` is asked every few million tokens; CallerGoneError is raised when it says no.
         """
         for first, size in self.request.ranges():
-            yield self._handler._generate(self.request, first, size, wanted)
+            yield self._handler._generate(self.call, self.request, first, size, wanted)
 
     def close(self) -> None:
         # Taken once and never given back.
         if self._closing.acquire(blocking=False):
-            self._handler._release(self._reserved)
+            self._handler._release(self.call.client, self._reserved)

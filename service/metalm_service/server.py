@@ -34,7 +34,8 @@ async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
     # gRPC does not say why it cannot listen, and prints lines of its own: so this is asked before.
     _listen(config.host, config.grpc_port).close()
     grpc_server = GrpcServer(handler, config)
-    executor = ThreadPoolExecutor(config.threads, "generate")
+    # A thread for each request: whose turn it is at the cores, the handler says.
+    executor = ThreadPoolExecutor(config.max_requests, "generate")
     http_server = _HttpServer(
         uvicorn.Config(
             create_app(handler, executor),

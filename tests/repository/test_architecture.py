@@ -20,7 +20,9 @@ ARROWS = {
         "metalm_service.calls",
         "metalm_service.config",
         "metalm_service.core",
+        "metalm_service.fairness",
     },
+    "metalm_service.fairness": set(),
     "metalm_service.grpc_server": {
         "metalm_proto",
         "metalm_service.calls",

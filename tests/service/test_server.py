@@ -38,7 +38,7 @@ def small() -> Iterator[Service]:
     """A service with room for two streams of 1 MiB batches, of which it may hold three each."""
     with running(
         "--max-message-bytes", "1048576", "--max-inflight-bytes", "6291456",
-        "--max-requests", "3", "--max-request-samples", "4096",
+        "--max-requests", "3", "--max-request-samples", "4096", "--max-client-share", "1",
     ) as service:  # fmt: skip
         yield service
 

@@ -37,7 +37,7 @@ class InProcessTransport:
             try:
                 batch = self._engine.make_batch(request, first, size, proceed)
             except (MemoryError, ValueError) as error:  # numpy's for more than it can address
-                count = self._engine.batch_bytes(request)
+                count = self._engine.cost_of(request).batch_bytes
                 bound = f"smaller (or L, n or provenance): {count} bytes do not fit into memory"
                 raise LimitExceeded("batch_size", size, bound) from error
             yield batch

@@ -129,14 +129,16 @@ class DescribeResponse(_message.Message):
     def __init__(self, generators: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ..., engine: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_message_bytes", "max_request_samples", "max_inflight_bytes")
+    __slots__ = ("max_message_bytes", "max_request_samples", "max_inflight_bytes", "max_request_cpu_s")
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_REQUEST_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     MAX_INFLIGHT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUEST_CPU_S_FIELD_NUMBER: _ClassVar[int]
     max_message_bytes: int
     max_request_samples: int
     max_inflight_bytes: int
-    def __init__(self, max_message_bytes: _Optional[int] = ..., max_request_samples: _Optional[int] = ..., max_inflight_bytes: _Optional[int] = ...) -> None: ...
+    max_request_cpu_s: int
+    def __init__(self, max_message_bytes: _Optional[int] = ..., max_request_samples: _Optional[int] = ..., max_inflight_bytes: _Optional[int] = ..., max_request_cpu_s: _Optional[int] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("mask", "separator", "vocabulary", "dtype")

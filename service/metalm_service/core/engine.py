@@ -10,13 +10,9 @@ import numpy as np
 
 from metalm_proto.batch import Batch, Tokens, digest_of
 from metalm_proto.spec import BatchRequest, Spec, Split
-from metalm_service.core import reference
-from metalm_service.core.poisson import length_table
+from metalm_service.core import cost, reference
 
 Fill = Callable[[Spec, int, Split, int, Tokens], None]
-
-_TOKENS_AT_A_TIME = 2**22
-"""Tokens between two looks at whether the caller is still there; some 10 ms of the kernel."""
 
 
 @lru_cache(maxsize=1)
@@ -48,7 +44,7 @@ def make_batch(
     spec, seed, split = request.spec, request.seed, request.split
     # One buffer for x and y: the kernel writes it once, and nobody copies it again.
     tokens = np.empty((2, size, spec.L), spec.dtype)
-    rows = max(1, _TOKENS_AT_A_TIME // spec.L)
+    rows = max(1, cost.TOKENS_AT_A_TIME[engine_name()] // spec.L)
     for row in range(0, size, rows):
         proceed()
         generate(spec, seed, split, first + row, tokens[:, row : row + rows])
@@ -68,16 +64,9 @@ def make_batch(
     )
 
 
-def batch_bytes(request: BatchRequest) -> int:
-    """Bytes of arrays in the largest batch of a request; an upper bound with provenance."""
-    spec, size = request.spec, request.largest_batch
-    total = 2 * size * spec.L * spec.dtype.itemsize
-    if request.provenance:
-        languages = size if spec.language is None else 1
-        # Short samples cost more than their bytes.
-        total += size * max(spec.L * (4 + 4 + 4 + 1), 4096)
-        total += languages * spec.n * (4 + length_table(spec.l).maximum * spec.dtype.itemsize)
-    return total
+def cost_of(request: BatchRequest) -> cost.Cost:
+    """What a request will cost here."""
+    return cost.cost_of(request, engine_name())
 
 
 @lru_cache(maxsize=1)

@@ -28,6 +28,7 @@ from numba.extending import intrinsic
 
 from metalm_proto.batch import Tokens
 from metalm_proto.spec import Profile, Spec, Split
+from metalm_service.core.cost import is_spelled_out
 from metalm_service.core.noise import NoiseThresholds
 from metalm_service.core.philox import KEY_STEPS, MULTIPLIERS, ROUNDS, Purpose
 from metalm_service.core.poisson import MINIMUM_LENGTH, length_table
@@ -213,9 +214,7 @@ def generate(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> No
     """Fills `out`, [2, B, L] of spec.dtype, with x and y of the samples first .. first + B - 1."""
     table = length_table(spec.l)
     noise = NoiseThresholds.of(spec)
-    _, rows, length = out.shape
     shared = spec.language is not None
-    spoken = length * rows if shared else length
     compiled()(
         out[0],
         out[1],
@@ -224,7 +223,7 @@ def generate(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> No
         np.uint64(first),
         shared,
         np.uint64(spec.language or 0),
-        spec.n * (max(spec.l, MINIMUM_LENGTH) + 1) <= spoken,
+        is_spelled_out(spec, out.shape[1]),
         spec.n,
         np.uint64(spec.usable_elements),
         np.uint64(spec.alphabet),

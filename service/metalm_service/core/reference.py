@@ -98,7 +98,7 @@ def provenance(
     corruption = np.empty((size, spec.L), np.uint8)
     for row, index in enumerate(range(first, first + size)):
         proceed()
-        stream = _stream(spec, seed, split, index)
+        stream = _stream(spec, seed, split, index, proceed)
         repetition = stream.repetition[: spec.L]
         element_ids[row] = stream.order[repetition]
         offsets[row] = np.arange(spec.L) - stream.starts[repetition]
@@ -115,7 +115,9 @@ def _chunks(count: int) -> Iterator[NDArray[np.int64]]:
         yield np.arange(first, min(first + 2**16, count))
 
 
-def _stream(spec: Spec, seed: int, split: Split, index: int) -> _Stream:
+def _stream(
+    spec: Spec, seed: int, split: Split, index: int, proceed: Callable[[], None] = lambda: None
+) -> _Stream:
     """Step 4: the spoken elements, each closed by the separator, cut at L + 1 tokens.
 
     Elements are made when they are first spoken, so that n may be far larger than L.
@@ -128,10 +130,11 @@ def _stream(spec: Spec, seed: int, split: Split, index: int) -> _Stream:
     repetitions = int(np.searchsorted(ends, total)) + 1
     spoken, ends = spoken[:repetitions], ends[:repetitions]
     separator = np.array([spec.separator_id], spec.dtype)
-    closed = {
-        i: np.append(element(spec, seed, split, speaker, i, min(length, total)), separator)
-        for i, length in set(zip(spoken.tolist(), spoken_lengths.tolist(), strict=False))
-    }
+    closed = {}
+    for i, length in set(zip(spoken.tolist(), spoken_lengths.tolist(), strict=False)):
+        proceed()
+        tokens = element(spec, seed, split, speaker, i, min(length, total))
+        closed[i] = np.append(tokens, separator)
     tokens = np.concatenate([closed[i] for i in spoken.tolist()])[:total]
     starts = np.concatenate([[0], ends[:-1]])
     repetition = np.searchsorted(ends, np.arange(total), side="right")

@@ -51,7 +51,7 @@ def create_app(handler: Handler, executor: Executor) -> FastAPI:
             headers["Content-Length"] = str(length)
         if request.method == "HEAD":
             return Response(media_type=chosen.media_type, headers=headers)
-        stream = Encoded(handler.admit(call, wanted, chosen.weight), chosen.encode, executor)
+        stream = Encoded(handler.admit(call, wanted, chosen.encoding), chosen.encode, executor)
         gone = asyncio.create_task(disconnected(request))
         # The first batch may take long, and whoever wants it may not.
         gone.add_done_callback(lambda task: None if task.cancelled() else stream.abandon())

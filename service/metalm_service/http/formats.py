@@ -10,6 +10,7 @@ from fastapi import Request
 from metalm_proto import errors, formats, wire
 from metalm_proto.batch import Batch
 from metalm_proto.spec import BatchRequest
+from metalm_service.handler import PLAIN, Encoding
 
 Pairs = list[tuple[str, str]]
 
@@ -21,33 +22,34 @@ class Format:
     name: str
     media_type: str
     encode: Callable[[Batch], Sequence[wire.Buffer]]
-    # Bytes of memory that encoding takes for each byte of arrays: lists of Python's integers and
-    # strings are large.
-    weight: int = 1
+    encoding: Encoding = PLAIN
     tells_provenance: bool = True
     # Bytes of the whole answer, where they are known before it is generated.
     length: Callable[[BatchRequest], int | None] = lambda request: None
 
+
+# Lists of Python's integers and strings are large.
+_JSON = Encoding(bytes_a_byte=16, ns_a_token=700)
 
 SAMPLE_FORMATS = (
     Format(
         "json",
         "application/json",
         lambda batch: [formats.sample_to_json(batch).encode()],
-        weight=16,
+        _JSON,
     ),
     Format(
         "text",
         "text/plain; charset=utf-8",
         lambda batch: [formats.to_text(batch).encode()],
-        weight=40,
+        Encoding(bytes_a_byte=40, ns_a_token=300),
         tells_provenance=False,
     ),
     Format(
         "npz",
         "application/zip",
         lambda batch: [formats.to_npz(batch)],
-        weight=2,
+        Encoding(bytes_a_byte=2, ns_a_token=10),
         tells_provenance=False,
     ),
     Format("protobuf", wire.MEDIA_TYPE, wire.encode_batch),
@@ -63,7 +65,7 @@ BATCHES_FORMATS = (
         "ndjson",
         "application/x-ndjson",
         lambda batch: [(formats.to_json(batch) + "\n").encode()],
-        weight=16,
+        _JSON,
     ),
 )
 

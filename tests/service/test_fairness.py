@@ -1,0 +1,107 @@
+"""Turns: who is next, for ever so many that wait."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from metalm_service.fairness import FairTurns
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 0.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
+
+
+class Crowd:
+    """Calls that wait for turns, and take them one by one as the test ends the one before."""
+
+    def __init__(self, turns: FairTurns, clock: Clock) -> None:
+        self._turns, self._clock = turns, clock
+        self._threads: list[threading.Thread] = []
+        self._begun = threading.Semaphore(0)
+        self._end = threading.Semaphore(0)
+        self.served: list[str] = []
+
+    def join(self, client: str, seconds: float) -> None:
+        """One more call of a client, whose turn will take so long."""
+        before = self._waiting()
+        thread = threading.Thread(target=self._run, args=(client, seconds), daemon=True)
+        self._threads.append(thread)
+        thread.start()
+        while self._waiting() == before:
+            pass
+
+    def serve(self, count: int) -> list[str]:
+        """Who had the next turns."""
+        first = len(self.served)
+        for _ in range(count):
+            assert self._begun.acquire(timeout=30)
+            self._end.release()
+        while len(self.served) < first + count:
+            pass
+        return self.served[first:]
+
+    def _waiting(self) -> int:
+        """Calls that wait or run."""
+        return sum(len(client.waiting) + client.running for client in self._turns._clients.values())
+
+    def _run(self, client: str, seconds: float) -> None:
+        with self._turns.turn(client):
+            self._begun.release()
+            self._end.acquire()
+            self._clock.now_s += seconds
+            self.served.append(client)
+
+
+@contextmanager
+def crowd(monkeypatch: pytest.MonkeyPatch) -> Iterator[Crowd]:
+    yield Crowd(FairTurns(1), Clock(monkeypatch))
+
+
+def test_many_calls_of_one_client_do_not_hold_up_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with crowd(monkeypatch) as calls:
+        for _ in range(50):
+            calls.join("greedy", 1.0)
+        for _ in range(5):
+            calls.join("modest", 1.0)
+        served = calls.serve(12)
+        assert 4 <= served.count("modest") <= 6
+        calls.serve(43)
+
+
+def test_long_turns_count_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    with crowd(monkeypatch) as calls:
+        for _ in range(10):
+            calls.join("long", 10.0)
+        for _ in range(40):
+            calls.join("short", 1.0)
+        served = calls.serve(33)
+        assert 2 <= served.count("long") <= 4
+        calls.serve(17)
+
+
+def test_who_was_idle_has_saved_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    with crowd(monkeypatch) as calls:
+        for _ in range(30):
+            calls.join("early", 1.0)
+        calls.serve(10)
+        for _ in range(20):
+            calls.join("late", 1.0)
+        assert 8 <= calls.serve(20).count("late") <= 12
+        calls.serve(20)
+
+
+def test_nobody_is_remembered_for_ever() -> None:
+    turns = FairTurns(2)
+    for number in range(1000):
+        with turns.turn(f"client {number}"):
+            pass
+    assert not turns._clients
