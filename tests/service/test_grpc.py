@@ -155,7 +155,7 @@ def test_idle_calls_cannot_silence_the_door(service: Service) -> None:
             stop.wait(60)
             yield from ()
 
-        calls = [stub.ServerReflectionInfo(silence()) for _ in range(90)]
+        calls = [stub.ServerReflectionInfo(silence()) for _ in range(160)]
         with opened(service.grpc, timeout_s=20) as client:
             refused = False
             for _ in range(200):

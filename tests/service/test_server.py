@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,9 +36,10 @@ T = TypeVar("T")
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Service]:
-    """A service with room for two streams of 1 MiB batches, of which it may hold three each."""
+    """A service with room for two streams of 1 MiB batches, of which it may hold three each, and
+    for what is needed to make them."""
     with running(
-        "--max-message-bytes", "1048576", "--max-inflight-bytes", "6291456",
+        "--max-message-bytes", "1048576", "--max-inflight-bytes", "6400000",
         "--max-requests", "3", "--max-request-samples", "4096", "--max-client-share", "1",
     ) as service:  # fmt: skip
         yield service
@@ -86,6 +88,46 @@ def test_requests_at_one_time_are_bounded(small: Service, door: str) -> None:
 
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
+def test_no_client_has_more_than_its_share(door: str) -> None:
+    """Places and bytes; the others are on the same machine, under another address."""
+    with running("--host", "127.0.0.1", "--max-requests", "4") as service:
+        with opened(getattr(service, door)) as client:
+            streams = [started(client.batches(L=2**13, count=256)) for _ in range(2)]
+            with pytest.raises(Overloaded, match="this client has 2 requests") as caught:
+                client.sample(L=5)
+            assert caught.value.retryable
+            streams[0].close()
+            eventually(lambda: client.sample(L=5))
+    with running("--max-message-bytes", "1048576", "--max-inflight-bytes", "7000000") as service:
+        with opened(getattr(service, door)) as client:
+            # One is always allowed, even where its share would be too small for it.
+            stream = started(client.batches(L=2**14, count=128))
+            with pytest.raises(Overloaded, match=r"this client has .* in flight"):
+                client.sample(L=2**16)
+            stream.close()
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_a_request_that_would_cost_too_much_is_refused(door: str) -> None:
+    with running("--max-request-cpu-s", "1") as service, opened(getattr(service, door)) as client:
+        next(client.batches(L=2**14, count=300))
+        for dear in (
+            partial(client.batches, L=2**14, count=2**13),
+            partial(client.sample, L=1, n=10**5, l=100, provenance=True),
+        ):
+            with pytest.raises(LimitExceeded, match="seconds of a core") as caught:
+                next(iter(dear()))
+            assert not caught.value.retryable
+            assert caught.value.field == "samples"
+        with MetaLMClient(getattr(service, door)) as cutting:
+            batches = cutting.batches(L=2**14, seed=1, prefetch_bytes=2**30, count=600)
+            assert sum(1 for _ in batches) == 600
+            limits = cutting.describe().limits
+            assert limits is not None
+            assert limits.max_request_cpu_s == 1
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_client_is_never_refused_because_of_its_own_last_request(door: str) -> None:
     """What a request reserved is free again the moment that its last byte is here."""
     with running("--max-requests", "1", "--max-request-samples", "64") as service:
@@ -125,15 +167,16 @@ def test_a_silent_server_is_noticed(door: str) -> None:
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_readers_that_never_read_do_not_fill_the_memory(door: str) -> None:
     """Eight streams of 8 MiB batches, read once and then left standing: 128 MiB may be in flight."""
-    with running("--max-message-bytes", "8388608", "--max-inflight-bytes", "134217728") as service:
+    limits = ("--max-message-bytes", "8388608", "--max-inflight-bytes", "134217728")
+    with running(*limits, "--max-client-share", "1") as service:
         with opened(getattr(service, door)) as client:
             assert len(list(client.batches(L=2**17, count=1))) == 1
             before = resident_bytes(service)
-            streams = [client.batches(L=2**17) for _ in range(5)]
+            streams = [client.batches(L=2**17, count=2000) for _ in range(5)]
             for stream in streams:
                 next(stream)
             with pytest.raises(Overloaded):
-                next(client.batches(L=2**17))
+                next(client.batches(L=2**17, count=2000))
             highest = 0
             for _ in range(50):
                 highest = max(highest, resident_bytes(service))
