@@ -24,10 +24,24 @@ from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_service.calls import REQUEST_ID, Call, request_id
 from metalm_service.config import ServerConfig
 from metalm_service.handler import CallerGoneError, Handler
+from metalm_service.stalls import StallWatch
 
 SERVICE = pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 SPARE_THREADS = 8
 """Threads beyond those that admitted requests can hold: for health, reflection, refusals."""
+
+_MINUTE_MS = 60_000
+_CONNECTION_OPTIONS = (
+    # Peers that are gone without a word are found out.
+    ("grpc.keepalive_time_ms", _MINUTE_MS),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Clients may look as often as that; by default, every five minutes.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 5 * _MINUTE_MS),
+    # A client that balances by itself sees new replicas when its connection ends; calls under way
+    # are finished first.
+    ("grpc.max_connection_age_ms", 10 * _MINUTE_MS),
+)
 
 M = TypeVar("M", bound=Message)
 
@@ -35,8 +49,9 @@ _log = logging.getLogger(__name__)
 
 
 class _Servicer:
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, stalls: StallWatch) -> None:
         self._handler = handler
+        self._stalls = stalls
 
     def describe(self, data: bytes, context: grpc.ServicerContext) -> pb.DescribeResponse:
         try:
@@ -50,7 +65,9 @@ class _Servicer:
         try:
             request = messages.sample_request_from_message(_parsed(pb.SampleRequest, data))
             (batch,) = self._admitted("Sample", request, context)
-            return wire.batch_response(wire.encode_batch(batch))
+            answer = wire.batch_response(wire.encode_batch(batch))
+            self._stalls.reader(context).given(len(answer))
+            return answer
         except Exception as error:
             _abort(context, error)
 
@@ -59,8 +76,13 @@ class _Servicer:
             message = _parsed(pb.StreamBatchesRequest, data)
             request = messages.stream_request_from_message(message)
             batches = self._admitted("StreamBatches", request, context)
+            reader = self._stalls.reader(context)
             # map keeps no batch while its bytes are being sent.
-            yield from map(wire.batch_response, map(wire.encode_batch, batches))
+            for answer in map(wire.batch_response, map(wire.encode_batch, batches)):
+                reader.given(len(answer))
+                yield answer
+                reader.taken()
+                del answer
         except Exception as error:
             _abort(context, error)
 
@@ -91,9 +113,13 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", 2**18),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_concurrent_streams", threads),
+                ("grpc.server_handshake_timeout_ms", config.request_timeout_s * 1000),
+                *_CONNECTION_OPTIONS,
             ],
         )
-        servicer = _Servicer(handler)
+        self._stalls = StallWatch(config.stall_timeout_s)
+        servicer = _Servicer(handler, self._stalls)
         # Not the generated servicer: it would serialise every batch once more, and call a message
         # that cannot be parsed a defect of the service.
         methods: dict[str, Any] = {
@@ -125,10 +151,12 @@ class GrpcServer:
 
     def start(self) -> None:
         self._server.start()
+        self._stalls.start()
 
     def stop(self, grace_s: float) -> threading.Event:
         """Refuses new calls, gives running ones `grace_s`; the event is set when all is over."""
         self._health.enter_graceful_shutdown()
+        self._stalls.stop()
         return self._server.stop(grace_s)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -16,6 +18,7 @@ from metalm_service.config import ServerConfig
 from metalm_service.grpc_server import GrpcServer
 from metalm_service.handler import VERSION, Handler
 from metalm_service.http.app import create_app
+from metalm_service.http.protocol import BACKLOG, ConnectionLimits, GuardedProtocol, watch
 
 
 def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None:
@@ -43,6 +46,10 @@ async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=config.drain_timeout_s,
+            # A class to uvicorn's types; it only calls it.
+            http=partial(GuardedProtocol, limits=_connection_limits(config)),  # type: ignore[arg-type]
+            backlog=BACKLOG,
+            ws="none",
         )
     )
     signalled, again = asyncio.Event(), asyncio.Event()
@@ -55,6 +62,7 @@ async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
     serving = asyncio.create_task(http_server.serve(sockets=[listener]))
     warming = asyncio.create_task(asyncio.to_thread(handler.warm))
     stopping = asyncio.create_task(signalled.wait())
+    watching = asyncio.create_task(watch(http_server.server_state.connections))
     try:
         await asyncio.wait({serving, warming, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if warming.done():
@@ -81,11 +89,26 @@ async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
             http_server.force_exit = True
             grpc_server.stop(0)
         await ending
-        for task in (forced, stopping):
+        for task in (forced, stopping, watching):
             task.cancel()
         # Threads that still generate for nobody look up within milliseconds; a compiler does not,
         # and is not waited for.
         executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _connection_limits(config: ServerConfig) -> ConnectionLimits:
+    """Those of the configuration, as far as the system has file descriptors for them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Every connection takes one, and the soft limit is often a thousand.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most = config.max_connections
+    if hard != resource.RLIM_INFINITY:
+        most = min(most, hard // 2)
+    return ConnectionLimits(
+        max_connections=most,
+        request_timeout_s=config.request_timeout_s,
+        stall_timeout_s=config.stall_timeout_s,
+    )
 
 
 class _HttpServer(uvicorn.Server):

@@ -23,11 +23,13 @@ ARROWS = {
         "metalm_service.fairness",
     },
     "metalm_service.fairness": set(),
+    "metalm_service.stalls": set(),
     "metalm_service.grpc_server": {
         "metalm_proto",
         "metalm_service.calls",
         "metalm_service.config",
         "metalm_service.handler",
+        "metalm_service.stalls",
     },
     "metalm_service.http": {
         "metalm_proto",
