@@ -1,0 +1,133 @@
+"""Readers in a process of their own that cost next to nothing: what they get they throw away.
+
+What they get is what many trainers would get; that it is right, others test.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+_PIECE = 2**18
+
+
+@dataclass
+class Tally:
+    """What one client got: bytes and whole answers, refusals and how long each took to come, errors,
+    seconds to the head of each answer that was given."""
+
+    answered_bytes: int = 0
+    answers: int = 0
+    refusals: list[float] = field(default_factory=list)
+    without_hint: int = 0
+    """Refusals that did not say when to come again."""
+    firsts: list[float] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+class Reader:
+    """One stream of requests after another, from an address of its own."""
+
+    def __init__(self, host: str, port: int, source: str, path: str, tally: Tally) -> None:
+        self._place, self._source = (host, port), source
+        self._request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        self._tally = tally
+        self._connection: socket.socket | None = None
+        self._buffer = bytearray(_PIECE)
+
+    def run(self, until: float) -> None:
+        while time.time() < until:
+            try:
+                self._ask(until)
+            except OSError as error:
+                self._tally.errors.append(repr(error))
+                self._close()
+                time.sleep(0.05)
+        self._close()
+
+    def _ask(self, until: float) -> None:
+        if self._connection is None:
+            self._connection = socket.create_connection(
+                self._place, 30, source_address=(self._source, 0)
+            )
+        begun_at = time.perf_counter()
+        self._connection.sendall(self._request)
+        status, fields, rest = self._head()
+        seconds = time.perf_counter() - begun_at
+        left = int(fields["content-length"]) - len(rest)
+        if status == 503:
+            self._tally.refusals.append(seconds)
+            self._tally.without_hint += "retry-after" not in fields
+            self._skip(left, until)
+            # As a client does that keeps to what it is told, and spreads out.
+            time.sleep(float(fields.get("retry-after", 1)) * random.uniform(0.5, 1.5))
+        elif status == 200:
+            self._tally.firsts.append(seconds)
+            self._tally.answered_bytes += len(rest)
+            if self._skip(left, until):
+                self._tally.answers += 1
+        else:
+            self._tally.errors.append(f"status {status}")
+            self._close()
+
+    def _head(self) -> tuple[int, dict[str, str], bytes]:
+        assert self._connection is not None
+        data = b""
+        while b"\r\n\r\n" not in data:
+            piece = self._connection.recv(_PIECE)
+            if not piece:
+                raise ConnectionError("closed before the head of an answer")
+            data += piece
+        head, _, rest = data.partition(b"\r\n\r\n")
+        lines = head.decode("latin-1").split("\r\n")
+        fields = dict(line.lower().split(": ", 1) for line in lines[1:])
+        if "content-length" not in fields:
+            raise ConnectionError(f"no length: {lines[0]}")
+        return int(lines[0].split()[1]), fields, rest
+
+    def _skip(self, left: int, until: float) -> bool:
+        """Reads the rest of an answer; False if time is up before."""
+        assert self._connection is not None
+        while left > 0:
+            size = self._connection.recv_into(self._buffer)
+            if not size:
+                raise ConnectionError("closed in the middle of an answer")
+            left -= size
+            self._tally.answered_bytes += size
+            if time.time() > until:
+                self._close()
+                return False
+        return True
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def read(host: str, port: int, until: float, clients: Sequence[dict[str, Any]]) -> list[Tally]:
+    """What each of the `clients` got until then; each: source, path, streams."""
+    tallies = [Tally() for _ in clients]
+    threads = [
+        threading.Thread(
+            target=Reader(host, port, client["source"], client["path"], tally).run, args=(until,)
+        )
+        for client, tally in zip(clients, tallies, strict=True)
+        for _ in range(client["streams"])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return tallies
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(tally) for tally in read(**json.loads(sys.argv[1]))]))
