@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -57,15 +56,12 @@ def _failed(error: object, status: int) -> int:
 
 def _serve(options: argparse.Namespace) -> None:
     # The service is imported by the commands that are the service, and by no other.
+    from metalm_service import logs
     from metalm_service.config import ServerConfig
     from metalm_service.server import serve
 
-    logging.basicConfig(
-        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    # A reader that goes away in the middle of a stream is no event: it is how iterators are left.
-    logging.getLogger("asyncio").setLevel(logging.ERROR)
     config = ServerConfig.load(vars(options), os.environ)
+    logs.configure(config.log_format, config.log_level)
     serve(config, lambda line: print(line, flush=True))
 
 

@@ -1,29 +1,196 @@
-"""A call, from its arrival at a door to its end."""
+"""A call, from its arrival at a door to its end, and those who are told of it.
+
+What is counted, logged and traced of calls all comes from here: a door begins a call, says what of
+it was sent and why it failed, and ends it; each `Watcher` makes of that what it is for.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 import uuid
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+from metalm_proto.errors import ERRORS, InternalError
+from metalm_proto.spec import BatchRequest
 
 REQUEST_ID = "x-request-id"
 """The header, or metadata, that carries a call's id in and out."""
 
+DOORS = ("http", "grpc")
+HEALTH, METRICS, OTHER = "Health", "Metrics", "Other"
+METHODS = ("Sample", "StreamBatches", "Describe", HEALTH, METRICS, OTHER)
+"""What a call can be for; OTHER is whatever else was asked."""
+
+OK = "OK"
+CANCELLED = "CANCELLED"
+"""The answer was cut off: the caller left, or the time to drain was over."""
+NO_SUCH_METHOD = "NO_SUCH_METHOD"
+"""No such path, or no such method of it."""
+OUTCOMES = (OK, CANCELLED, NO_SUCH_METHOD, *(error.reason for error in ERRORS))
+
 _USABLE_ID = re.compile(r"[!-~]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """Who asks for what, through which door.
+class Watcher:
+    """Is told what becomes of calls, in whatever thread it happens."""
 
-    `door`: "http" or "grpc". `method`: "Sample", "StreamBatches" or "Describe". `client`: whom its
-    work is counted for; the address it comes from. `request_id`: the caller's own, or one made up.
+    def generated(self, call: Call, seconds: float, cpu_s: float) -> None:
+        """A batch is there, `seconds` after it was asked for; or nobody wanted it any more, and
+        `seconds` is NaN. `cpu_s`: seconds of one core that it took."""
+
+    def sent(self, call: Call, samples: int, tokens: int, size: int, seconds: float) -> None:
+        """A batch has gone to the transport: its samples, its tokens (positions of x and y
+        together), its bytes as encoded, and the seconds until the door was ready for another."""
+
+    def ended(self, call: Call) -> None:
+        """The call has its outcome, and its sums are final."""
+
+
+class Call:
+    """Who asks for what, through which door, and what has become of it.
+
+    `door`: one of DOORS. `method`: one of METHODS. `client`: whom its work is counted for; the
+    address it comes from, or the name of the token that it showed. `request_id`: the caller's own,
+    or one made up. `parent`: the caller's place in a trace (W3C `traceparent` and `tracestate`).
+    `attributes`: what the door knows of it, named as in OpenTelemetry's semantic conventions.
+    `request`: once it is known.
+
+    `outcome`: one of OUTCOMES, and `detail` why, if it is not OK. `status`: as the door told it.
+    `batches`, `samples`, `tokens`, `bytes`: of the batches that were sent whole. `began_ns`: since
+    the epoch. `seconds`: its duration, once it has ended.
+
+    As a context it ends with the block; what is raised in it was a defect, unless `failed` said
+    otherwise before.
     """
 
-    door: str
-    method: str
-    client: str
-    request_id: str
+    def __init__(
+        self,
+        door: str,
+        method: str,
+        client: str,
+        request_id: str,
+        *,
+        parent: Mapping[str, str] | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
+        self.door = door
+        self.method = method
+        self.client = client
+        self.request_id = request_id
+        self.parent = parent or {}
+        self.attributes = attributes or {}
+        self.request: BatchRequest | None = None
+        self.outcome = OK
+        self.detail = ""
+        self.status: int | str | None = None
+        self.batches = self.samples = self.tokens = self.bytes = 0
+        self.began_ns = time.time_ns()
+        self.seconds = float("nan")
+        self._began = time.perf_counter()
+        self._watchers = watchers
+        # Samples and tokens of the batches that are generated and not sent.
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._ended = False
+
+    @contextmanager
+    def generating(self, samples: int, tokens: int) -> Iterator[None]:
+        """Around the work for one batch."""
+        began, cpu_began = time.perf_counter(), time.thread_time()
+        seconds = float("nan")
+        try:
+            yield
+            seconds = time.perf_counter() - began
+            self._waiting.append((samples, tokens))
+        finally:
+            cpu_s = time.thread_time() - cpu_began
+            for watcher in self._watchers:
+                watcher.generated(self, seconds, cpu_s)
+
+    @contextmanager
+    def sending(self, size: int) -> Iterator[None]:
+        """Around the handing over of the next batch, which has `size` bytes as encoded. It counts
+        as sent if the block is left without an exception."""
+        began = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - began
+        samples, tokens = self._waiting.popleft()
+        self.batches += 1
+        self.samples += samples
+        self.tokens += tokens
+        self.bytes += size
+        for watcher in self._watchers:
+            watcher.sent(self, samples, tokens, size, seconds)
+
+    def sent(self, messages: Iterator[bytes]) -> Iterator[bytes]:
+        """The encoded batches, each counted when the next one is asked for."""
+        for message in messages:
+            with self.sending(len(message)):
+                yield message
+            # Not kept while the next one is generated.
+            del message
+
+    def failed(self, outcome: str, detail: str = "") -> None:
+        """What went wrong; the first to say so knows best."""
+        if self.outcome == OK:
+            self.outcome = outcome
+            self.detail = detail
+
+    def end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self.seconds = time.perf_counter() - self._began
+            for watcher in self._watchers:
+                watcher.ended(self)
+
+    def __enter__(self) -> Call:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if isinstance(error, GeneratorExit | asyncio.CancelledError):
+            self.failed(CANCELLED)
+        elif error is not None:
+            self.failed(InternalError.reason)
+        self.end()
+
+
+class Calls:
+    """Begins calls; `watchers` are told of them."""
+
+    def __init__(self, *watchers: Watcher) -> None:
+        self._watchers = watchers
+
+    def begin(
+        self,
+        door: str,
+        method: str,
+        client: str,
+        told: Mapping[str, str],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Call:
+        """`told`: the headers, or metadata, that came with it, by their names in lower case.
+        `door`, `method`, `client` and `attributes` as in Call."""
+        parent = {name: told[name] for name in ("traceparent", "tracestate") if name in told}
+        return Call(
+            door,
+            method,
+            client,
+            request_id(told.get(REQUEST_ID)),
+            parent=parent,
+            attributes=attributes,
+            watchers=self._watchers,
+        )
 
 
 def request_id(given: str | None) -> str:

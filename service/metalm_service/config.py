@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from metalm_proto.errors import InvalidArgument
@@ -16,6 +17,18 @@ MIB = 2**20
 COPIES = 3
 """Of a batch that a door holds at most at one time: being generated, being sent, and what its
 transport has copied but not sent."""
+
+
+class LogFormat(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 def _cores() -> int:
@@ -125,6 +138,18 @@ CONFIG_FIELDS = (
         upper=3600,
         doc="seconds that running requests get after SIGTERM",
     ),
+    Field(
+        name="log_format",
+        kind=LogFormat,
+        default=LogFormat.TEXT,
+        doc="form of log lines, on stderr: text or json",
+    ),
+    Field(
+        name="log_level",
+        kind=LogLevel,
+        default=LogLevel.INFO,
+        doc="least that is logged, debug, info, warning or error; calls are info, probes debug",
+    ),
 )
 _BY_NAME = {field.name: field for field in CONFIG_FIELDS}
 
@@ -147,6 +172,8 @@ class ServerConfig:
     request_timeout_s: int = _BY_NAME["request_timeout_s"].default
     stall_timeout_s: int = _BY_NAME["stall_timeout_s"].default
     drain_timeout_s: int = _BY_NAME["drain_timeout_s"].default
+    log_format: LogFormat = _BY_NAME["log_format"].default
+    log_level: LogLevel = _BY_NAME["log_level"].default
 
     def __post_init__(self) -> None:
         for field in CONFIG_FIELDS:

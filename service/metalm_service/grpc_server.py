@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import unquote
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
@@ -18,11 +17,11 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from metalm_proto import errors, messages, wire
-from metalm_proto.batch import Batch
 from metalm_proto.spec import BatchRequest
 from metalm_proto.v1 import metalm_pb2 as pb
-from metalm_service.calls import REQUEST_ID, Call, request_id
+from metalm_service.calls import Calls
 from metalm_service.config import ServerConfig
+from metalm_service.grpc_calls import CallContext, CallsInterceptor
 from metalm_service.handler import CallerGoneError, Handler
 from metalm_service.stalls import StallWatch
 
@@ -53,7 +52,7 @@ class _Servicer:
         self._handler = handler
         self._stalls = stalls
 
-    def describe(self, data: bytes, context: grpc.ServicerContext) -> pb.DescribeResponse:
+    def describe(self, data: bytes, context: CallContext) -> pb.DescribeResponse:
         try:
             message = _parsed(pb.DescribeRequest, data)
             spec = messages.spec_from_message(message.spec) if message.HasField("spec") else None
@@ -61,24 +60,22 @@ class _Servicer:
         except Exception as error:
             _abort(context, error)
 
-    def sample(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+    def sample(self, data: bytes, context: CallContext) -> bytes:
         try:
             request = messages.sample_request_from_message(_parsed(pb.SampleRequest, data))
-            (batch,) = self._admitted("Sample", request, context)
-            answer = wire.batch_response(wire.encode_batch(batch))
-            self._stalls.reader(context).given(len(answer))
+            (answer,) = context.call.sent(self._encoded(request, context))
+            self._stalls.reader(context.underlying).given(len(answer))
             return answer
         except Exception as error:
             _abort(context, error)
 
-    def stream_batches(self, data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def stream_batches(self, data: bytes, context: CallContext) -> Iterator[bytes]:
         try:
             message = _parsed(pb.StreamBatchesRequest, data)
             request = messages.stream_request_from_message(message)
-            batches = self._admitted("StreamBatches", request, context)
-            reader = self._stalls.reader(context)
-            # map keeps no batch while its bytes are being sent.
-            for answer in map(wire.batch_response, map(wire.encode_batch, batches)):
+            answers = context.call.sent(self._encoded(request, context))
+            reader = self._stalls.reader(context.underlying)
+            for answer in answers:
                 reader.given(len(answer))
                 yield answer
                 reader.taken()
@@ -86,15 +83,15 @@ class _Servicer:
         except Exception as error:
             _abort(context, error)
 
-    def _admitted(
-        self, method: str, request: BatchRequest, context: grpc.ServicerContext
-    ) -> Iterator[Batch]:
-        """The batches of a request, whose reservation lasts until its call has ended: until then
+    def _encoded(self, request: BatchRequest, context: CallContext) -> Iterator[bytes]:
+        """The messages of a request, whose reservation lasts until its call has ended: until then
         its bytes may wait in gRPC's own buffers, whatever this side has done."""
-        admission = self._handler.admit(_call(method, context), request)
+        admission = self._handler.admit(context.call, request)
         if not context.add_callback(admission.close):
             admission.close()
-        return admission.batches(context.is_active)
+        # map keeps no batch while its bytes are being sent.
+        batches = admission.batches(context.is_active)
+        return map(wire.batch_response, map(wire.encode_batch, batches))
 
 
 class GrpcServer:
@@ -103,12 +100,13 @@ class GrpcServer:
     Raises OSError if the address cannot be bound.
     """
 
-    def __init__(self, handler: Handler, config: ServerConfig) -> None:
+    def __init__(self, handler: Handler, config: ServerConfig, calls: Calls) -> None:
         threads = config.max_requests + SPARE_THREADS
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, "grpc"),
             # More calls than threads would wait without an answer, health checks among them.
             maximum_concurrent_rpcs=threads,
+            interceptors=[CallsInterceptor(calls)],
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", 2**18),
@@ -160,13 +158,6 @@ class GrpcServer:
         return self._server.stop(grace_s)
 
 
-def _call(method: str, context: grpc.ServicerContext) -> Call:
-    given = dict(context.invocation_metadata()).get(REQUEST_ID)
-    # "ipv4:127.0.0.1:40000", "ipv6:%5B::1%5D:40000"
-    client = unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]")
-    return Call("grpc", method, client, request_id(given if isinstance(given, str) else None))
-
-
 def _parsed(kind: type[M], data: bytes) -> M:
     """The message. Raises InvalidArgument if the bytes are none."""
     try:
@@ -176,15 +167,15 @@ def _parsed(kind: type[M], data: bytes) -> M:
         raise errors.InvalidArgument("request", data[:16], bound) from error
 
 
-def _abort(context: grpc.ServicerContext, error: Exception) -> NoReturn:
+def _abort(context: CallContext, error: Exception) -> NoReturn:
     """Ends the call with the error's own code and details, and never with a defect's text."""
     if isinstance(error, CallerGoneError):
         context.abort(grpc.StatusCode.CANCELLED, "the caller has gone")
     if not isinstance(error, errors.MetaLMError):
         _log.error("a call failed", exc_info=error)
         error = errors.InternalError("the service failed; its log has the cause")
+    context.call.failed(error.reason, str(error))
     context.abort_with_status(rpc_status.to_status(_status(error)))
-    raise AssertionError("abort does not return")
 
 
 def _status(error: errors.MetaLMError) -> status_pb2.Status:

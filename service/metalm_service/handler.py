@@ -70,6 +70,16 @@ class Handler:
     def state(self) -> State:
         return self._state
 
+    @property
+    def requests(self) -> int:
+        """How many were admitted and are not over."""
+        return self._held.requests
+
+    @property
+    def inflight_bytes(self) -> int:
+        """Bytes that are reserved for them."""
+        return self._held.bytes
+
     def warm(self) -> None:
         """Makes the kernels ready; from then on requests are admitted."""
         engine.warm()
@@ -103,6 +113,7 @@ class Handler:
 
         Raises LimitExceeded, Overloaded, Starting or Draining.
         """
+        call.request = request
         cost = engine.cost_of(request)
         message_bytes = encoding.bytes_a_byte * cost.batch_bytes
         reserved = COPIES * message_bytes + cost.scratch_bytes
@@ -214,7 +225,11 @@ class Admission:
         `wanted` is asked every few million tokens; CallerGoneError is raised when it says no.
         """
         for first, size in self.request.ranges():
-            yield self._handler._generate(self.call, self.request, first, size, wanted)
+            yield self._batch(first, size, wanted)
+
+    def _batch(self, first: int, size: int, wanted: Callable[[], bool]) -> Batch:
+        with self.call.generating(size, size * self.request.spec.L):
+            return self._handler._generate(self.call, self.request, first, size, wanted)
 
     def close(self) -> None:
         # Taken once and never given back.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import signal
 import socket
@@ -14,11 +15,15 @@ from typing import Any
 
 import uvicorn
 
+from metalm_service.calls import Calls
 from metalm_service.config import ServerConfig
 from metalm_service.grpc_server import GrpcServer
 from metalm_service.handler import VERSION, Handler
 from metalm_service.http.app import create_app
 from metalm_service.http.protocol import BACKLOG, ConnectionLimits, GuardedProtocol, watch
+from metalm_service.logs import CallLog
+from metalm_service.metrics import Metrics
+from metalm_service.tracing import tracing
 
 
 def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None:
@@ -26,22 +31,26 @@ def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None
     `config.drain_timeout_s`; a second signal ends them at once. `announce` gets the line that says
     both addresses once it is ready.
 
-    Raises OSError if an address cannot be bound.
+    Raises OSError if an address cannot be bound, InvalidArgument if traces are asked for that
+    cannot be made.
     """
     asyncio.run(_serve(config, announce))
 
 
 async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
     handler = Handler(config)
+    metrics = Metrics(handler)
+    traces = tracing(os.environ)
+    calls = Calls(metrics, CallLog(), *filter(None, [traces]))
     listener = _listen(config.host, config.port)
     # gRPC does not say why it cannot listen, and prints lines of its own: so this is asked before.
     _listen(config.host, config.grpc_port).close()
-    grpc_server = GrpcServer(handler, config)
+    grpc_server = GrpcServer(handler, config, calls)
     # A thread for each request: whose turn it is at the cores, the handler says.
     executor = ThreadPoolExecutor(config.max_requests, "generate")
     http_server = _HttpServer(
         uvicorn.Config(
-            create_app(handler, executor),
+            create_app(handler, executor, calls, metrics),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -94,6 +103,8 @@ async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
         # Threads that still generate for nobody look up within milliseconds; a compiler does not,
         # and is not waited for.
         executor.shutdown(wait=False, cancel_futures=True)
+        if traces:
+            await asyncio.to_thread(traces.close)
 
 
 def _connection_limits(config: ServerConfig) -> ConnectionLimits:

@@ -288,6 +288,7 @@ def _serving() -> Iterator[_Server]:
         [sys.executable, "-m", "metalm", "serve", "--port", "0", "--grpc-port", "0"],
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "METALM_LOG_LEVEL": "warning"},
     )
     try:
         assert process.stdout is not None

@@ -8,23 +8,28 @@ from concurrent.futures import Executor
 from typing import Any
 
 import xxhash
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from metalm_proto import errors, query
 from metalm_proto.spec import BatchRequest
-from metalm_service.calls import REQUEST_ID, Call, request_id
+from metalm_service.calls import Call, Calls
 from metalm_service.handler import VERSION, CallerGoneError, Handler, State
 from metalm_service.http import openapi
+from metalm_service.http.calls import CallsMiddleware
 from metalm_service.http.formats import BATCHES_FORMATS, SAMPLE_FORMATS, Format, Pairs, negotiate
 from metalm_service.http.problems import add_problems
+from metalm_service.http.scraping import add_metrics
 from metalm_service.http.streaming import BatchResponse, Encoded, disconnected
+from metalm_service.metrics import Metrics
 
 Parser = Callable[[Pairs], tuple[BatchRequest, bool]]
 
 
-def create_app(handler: Handler, executor: Executor) -> FastAPI:
+def create_app(
+    handler: Handler, executor: Executor, calls: Calls, metrics: Metrics
+) -> CallsMiddleware:
     """The application; batches are generated on `executor`."""
     app = FastAPIOffline(
         title="MetaLM data service",
@@ -33,11 +38,10 @@ def create_app(handler: Handler, executor: Executor) -> FastAPI:
         license_info={"name": "Apache-2.0"},
     )
     add_problems(app)
+    add_metrics(app, metrics)
 
-    async def answer(
-        method: str, request: Request, parse: Parser, choices: Sequence[Format]
-    ) -> Response:
-        call = _call(method, request)
+    async def answer(request: Request, parse: Parser, choices: Sequence[Format]) -> Response:
+        call: Call = request.state.call
         pairs, chosen = negotiate(request, choices)
         wanted, seeded = parse(pairs)
         if wanted.provenance and not chosen.tells_provenance:
@@ -77,12 +81,12 @@ def create_app(handler: Handler, executor: Executor) -> FastAPI:
     @app.head("/sample", include_in_schema=False)
     @app.get("/sample", **openapi.sample(SAMPLE_FORMATS))
     async def sample(request: Request) -> Response:
-        return await answer("Sample", request, query.parse_sample, SAMPLE_FORMATS)
+        return await answer(request, query.parse_sample, SAMPLE_FORMATS)
 
     @app.head("/batches", include_in_schema=False)
     @app.get("/batches", **openapi.batches(BATCHES_FORMATS))
     async def batches(request: Request) -> Response:
-        return await answer("StreamBatches", request, query.parse_batches, BATCHES_FORMATS)
+        return await answer(request, query.parse_batches, BATCHES_FORMATS)
 
     @app.head("/describe", include_in_schema=False)
     @app.get("/describe", **openapi.describe())
@@ -106,12 +110,7 @@ def create_app(handler: Handler, executor: Executor) -> FastAPI:
         description = handler.describe(None).as_dict()
         return _now({name: description[name] for name in ("version", "generators", "engine")})
 
-    return app
-
-
-def _call(method: str, request: Request) -> Call:
-    client = request.client.host if request.client else ""
-    return Call("http", method, client, request_id(request.headers.get(REQUEST_ID)))
+    return CallsMiddleware(app, calls)
 
 
 def _headers(

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from metalm_proto import errors
+from metalm_service.calls import NO_SUCH_METHOD
 
 
 def add_problems(app: FastAPI) -> None:
@@ -38,13 +39,17 @@ async def _of_error(request: Request, error: Exception) -> Response:
     if retry_after_s is not None:
         others["retry_after_s"] = retry_after_s
         headers["Retry-After"] = str(math.ceil(retry_after_s))
+    request.state.call.failed(error.reason, str(error))
     return _problem(error.http_status, str(error), headers, reason=error.reason, **others)
 
 
 async def _of_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     # With its headers: a 405 must name the methods that are allowed.
-    return _problem(error.status_code, f"{request.method} {request.url.path}", error.headers)
+    what = f"{request.method} {request.url.path}"
+    if error.status_code in (404, 405):
+        request.state.call.failed(NO_SUCH_METHOD, what)
+    return _problem(error.status_code, what, error.headers)
 
 
 async def _of_defect(request: Request, error: Exception) -> Response:

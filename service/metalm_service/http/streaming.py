@@ -28,6 +28,7 @@ class Encoded:
         encode: Callable[[Batch], Sequence[wire.Buffer]],
         executor: Executor,
     ) -> None:
+        self.call = admission.call
         self._admission = admission
         self._batches = map(encode, admission.batches(lambda: not self._closed))
         self._executor = executor
@@ -72,8 +73,9 @@ class BatchResponse(StreamingResponse):
 
     async def _chunks(self, buffers: Sequence[wire.Buffer]) -> AsyncIterator[wire.Buffer]:
         while buffers:
-            for buffer in buffers:
-                yield buffer
+            with self._stream.call.sending(sum(map(len, buffers))):
+                for buffer in buffers:
+                    yield buffer
             buffers = await self._stream.following()
 
 
