@@ -44,9 +44,12 @@ class Watcher:
         """A batch is there, `seconds` after it was asked for; or nobody wanted it any more, and
         `seconds` is NaN. `cpu_s`: seconds of one core that it took."""
 
-    def sent(self, call: Call, samples: int, tokens: int, size: int, seconds: float) -> None:
-        """A batch has gone to the transport: its samples, its tokens (positions of x and y
-        together), its bytes as encoded, and the seconds until the door was ready for another."""
+    def sent(self, call: Call, samples: int, tokens: int, size: int) -> None:
+        """A batch goes to the transport: its samples, its tokens (positions of x and y together),
+        its bytes as encoded."""
+
+    def took(self, call: Call, seconds: float) -> None:
+        """The transport has taken a batch, `seconds` after it was given it."""
 
     def ended(self, call: Call) -> None:
         """The call has its outcome, and its sums are final."""
@@ -62,8 +65,8 @@ class Call:
     `request`: once it is known.
 
     `outcome`: one of OUTCOMES, and `detail` why, if it is not OK. `status`: as the door told it.
-    `batches`, `samples`, `tokens`, `bytes`: of the batches that were sent whole. `began_ns`: since
-    the epoch. `seconds`: its duration, once it has ended.
+    `batches`, `samples`, `tokens`, `bytes`: of the batches that the transport was given.
+    `began_ns`: since the epoch. `seconds`: its duration, once it has ended.
 
     As a context it ends with the block; what is raised in it was a defect, unless `failed` said
     otherwise before.
@@ -115,21 +118,26 @@ class Call:
 
     @contextmanager
     def sending(self, size: int) -> Iterator[None]:
-        """Around the handing over of the next batch, which has `size` bytes as encoded. It counts
-        as sent if the block is left without an exception."""
-        began = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - began
+        """Around the handing over of the next batch, which has `size` bytes as encoded.
+
+        It counts at once: a caller who has its last byte may end the call before the door hears
+        that it went.
+        """
         samples, tokens = self._waiting.popleft()
         self.batches += 1
         self.samples += samples
         self.tokens += tokens
         self.bytes += size
         for watcher in self._watchers:
-            watcher.sent(self, samples, tokens, size, seconds)
+            watcher.sent(self, samples, tokens, size)
+        began = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - began
+        for watcher in self._watchers:
+            watcher.took(self, seconds)
 
     def sent(self, messages: Iterator[bytes]) -> Iterator[bytes]:
-        """The encoded batches, each counted when the next one is asked for."""
+        """The encoded batches, each counted; it has been taken when the next one is asked for."""
         for message in messages:
             with self.sending(len(message)):
                 yield message
@@ -141,6 +149,11 @@ class Call:
         if self.outcome == OK:
             self.outcome = outcome
             self.detail = detail
+
+    def cut_off(self) -> None:
+        """It was ended from outside; after the last batch that is nobody's loss."""
+        if self.request is None or self.samples < self.request.samples:
+            self.failed(CANCELLED)
 
     def end(self) -> None:
         if not self._ended:
@@ -159,7 +172,7 @@ class Call:
         traceback: TracebackType | None,
     ) -> None:
         if isinstance(error, GeneratorExit | asyncio.CancelledError):
-            self.failed(CANCELLED)
+            self.cut_off()
         elif error is not None:
             self.failed(InternalError.reason)
         self.end()

@@ -39,12 +39,15 @@ class Metrics(Watcher):
             for reason in OUTCOMES:
                 if reason not in (OK, CANCELLED):
                     self._refusals.labels(door, reason)
-        self._batches = self._by_door("batches", "Batches sent whole.")
-        self._samples = self._by_door("samples", "Samples in batches sent whole.")
+        self._batches = self._by_door("batches", "Batches given to the transport.")
+        self._samples = self._by_door("samples", "Samples in batches given to the transport.")
         self._tokens = self._by_door(
-            "tokens", "Tokens in batches sent whole; a position of x and y together is one."
+            "tokens",
+            "Tokens in batches given to the transport; a position of x and y together is one.",
         )
-        self._bytes = self._by_door("sent_bytes", "Bytes of batches sent whole, as encoded.")
+        self._bytes = self._by_door(
+            "sent_bytes", "Bytes of batches given to the transport, as encoded."
+        )
         self._cpu = self._by_door(
             "generation_cpu_seconds", "Seconds of one core spent on generating."
         )
@@ -63,13 +66,15 @@ class Metrics(Watcher):
         if not math.isnan(seconds):
             self._generation[call.door].observe(seconds)
 
-    def sent(self, call: Call, samples: int, tokens: int, size: int, seconds: float) -> None:
+    def sent(self, call: Call, samples: int, tokens: int, size: int) -> None:
         door = call.door
         self._batches[door].inc()
         self._samples[door].inc(samples)
         self._tokens[door].inc(tokens)
         self._bytes[door].inc(size)
-        self._send[door].observe(seconds)
+
+    def took(self, call: Call, seconds: float) -> None:
+        self._send[call.door].observe(seconds)
 
     def ended(self, call: Call) -> None:
         self._requests.labels(call.door, call.method, call.outcome).inc()

@@ -86,13 +86,15 @@ class Tracing(Watcher):
 
 
 def _provider(exporter: SpanExporter) -> TracerProvider:
-    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES come before these.
-    own = Resource({"service.name": "metalm", "service.version": VERSION})
-    provider = TracerProvider(resource=own.merge(Resource.create()), shutdown_on_exit=False)
+    # What OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say comes first.
+    given = OTELResourceDetector().detect().attributes
+    own = {"service.name": "metalm", "service.version": VERSION}
+    resource = Resource.create({name: own[name] for name in own if name not in given})
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))
     return provider
 

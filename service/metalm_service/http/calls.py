@@ -91,4 +91,4 @@ class _Answer:
 
     def over(self) -> None:
         if not self._whole:
-            self._call.failed(CANCELLED)
+            self._call.cut_off()
