@@ -41,7 +41,7 @@ def scraped_when(url: str, happened: Callable[[Scrape], bool]) -> Scrape:
     """The first scrape for which something is so; within a minute."""
     until = time.monotonic() + 60
     while not happened(found := scrape(url)):
-        assert time.monotonic() < until, [s for s in found.series if s.value]
+        assert time.monotonic() < until, "it did not happen"
         time.sleep(0.01)
     return found
 
