@@ -12,6 +12,7 @@ from typing import Any
 from metalm import flags
 from metalm.files.command import add_generate_flags, add_verify_flags, generate, verify
 from metalm.replay import add_replay_flags, replay
+from metalm.top.command import add_top_flags, top
 from metalm_proto import formats
 from metalm_proto.errors import InvalidArgument, MetaLMError
 from metalm_proto.spec import GENERATOR, INDEX, SEED, SPLIT
@@ -129,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     add_verify_flags(command("verify", verify, "Compare files with the samples they should hold."))
 
     add_replay_flags(command("replay", replay, "Print the batch that a run saw at a step."))
+
+    add_top_flags(command("top", top, "Show what the replicas of a service are doing."))
 
     benching = command("bench", _bench, "Measure the speed of this machine's generator and doors.")
     benching.add_argument("--quick", action="store_true", help="fewer repetitions, less certain")

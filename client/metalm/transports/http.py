@@ -84,6 +84,14 @@ class HttpTransport:
             except (ValueError, KeyError, TypeError) as error:
                 raise self._not_a_service(answer.status) from error
 
+    def text(self, path: str, media_type: str) -> str:
+        """What the door has at another path of its own, such as its metrics.
+
+        Raises any MetaLMError.
+        """
+        with self._get(path, [], media_type, self._timeout_s) as answer:
+            return answer.read().decode("utf-8", "replace")
+
     def close(self) -> None:
         self._pool.clear()
 

@@ -1,0 +1,1 @@
+"""A live view of the replicas of a service, from their metrics."""
