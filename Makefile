@@ -1,7 +1,7 @@
 # make serve   sets up a fresh machine and serves
 # make test    sets up and tests
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto lock bench chaos docker-test lowest frameworks clean
+.PHONY: help serve test check format proto lock bench chaos metrics-test docker-test lowest frameworks clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -36,7 +36,7 @@ check: $(VENV)/dev $(VENV)/proto ## lint, types, generated code, container files
 		&& $(BIN)/buf breaking proto --against ".git#tag=$$tag,subdir=proto" \
 		|| test -z "$$tag"
 	$(BIN)/hadolint docker/Dockerfile
-	$(BIN)/shellcheck .ci/run tests/docker/*.sh
+	$(BIN)/shellcheck .ci/run tests/docker/*.sh tests/prometheus/*.sh
 	$(PROTOC)
 	@test -z "$$(git status --porcelain -- proto/metalm_proto/v1)" \
 		|| { git status --short -- proto/metalm_proto/v1; echo "the generated code is not what is committed"; exit 1; }
@@ -77,6 +77,9 @@ chaos: $(VENV)/dev ## torment replicas under 100 000 batches and compare with th
 frameworks: $(VENV)/frameworks ## run the tests with torch, torchdata, grain, datasets and jax
 	$(VENV)/frameworks-versions/bin/metalm warm
 	$(VENV)/frameworks-versions/bin/python -m pytest tests/frameworks $(PYTEST_ARGS)
+
+metrics-test: $(VENV)/dev ## check Prometheus' rules, and let a real one scrape a real service
+	PYTHON=$(abspath $(BIN))/python tests/prometheus/run.sh
 
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
 	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh

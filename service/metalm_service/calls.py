@@ -24,7 +24,9 @@ REQUEST_ID = "x-request-id"
 
 DOORS = ("http", "grpc")
 HEALTH, METRICS, OTHER = "Health", "Metrics", "Other"
-METHODS = ("Sample", "StreamBatches", "Describe", HEALTH, METRICS, OTHER)
+OWN_METHODS = ("Sample", "StreamBatches", "Describe")
+"""Those of metalm.v1.MetaLMService."""
+METHODS = (*OWN_METHODS, HEALTH, METRICS, OTHER)
 """What a call can be for; OTHER is whatever else was asked."""
 
 OK = "OK"

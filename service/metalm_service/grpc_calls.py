@@ -15,9 +15,9 @@ from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_service.calls import (
     CANCELLED,
     HEALTH,
-    METHODS,
     NO_SUCH_METHOD,
     OTHER,
+    OWN_METHODS,
     REQUEST_ID,
     Call,
     Calls,
@@ -122,7 +122,7 @@ def _method(path: str) -> str:
     service, _, name = path.removeprefix("/").partition("/")
     if service == health.SERVICE_NAME:
         return HEALTH
-    return name if service == _SERVICE and name in METHODS[:3] else OTHER
+    return name if service == _SERVICE and name in OWN_METHODS else OTHER
 
 
 def _address(peer: str) -> str:

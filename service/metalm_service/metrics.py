@@ -9,7 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, Pro
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from metalm_service.calls import CANCELLED, DOORS, OK, OUTCOMES, Call, Watcher
+from metalm_proto.errors import InternalError
+from metalm_service.calls import CANCELLED, DOORS, OK, OUTCOMES, OWN_METHODS, Call, Watcher
 from metalm_service.handler import Handler, State
 
 _SECONDS = (
@@ -36,6 +37,9 @@ class Metrics(Watcher):
         )
         # There from the start, as those below: a rate needs the zero before the first.
         for door in DOORS:
+            for method in OWN_METHODS:
+                for outcome in (OK, CANCELLED, InternalError.reason):
+                    self._requests.labels(door, method, outcome)
             for reason in OUTCOMES:
                 if reason not in (OK, CANCELLED):
                     self._refusals.labels(door, reason)
