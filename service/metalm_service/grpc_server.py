@@ -22,7 +22,7 @@ from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_service.calls import Calls
 from metalm_service.config import ServerConfig
 from metalm_service.grpc_calls import CallContext, CallsInterceptor
-from metalm_service.handler import CallerGoneError, Handler
+from metalm_service.handler import Admission, CallerGoneError, Handler
 from metalm_service.stalls import StallWatch
 
 SERVICE = pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
@@ -63,7 +63,8 @@ class _Servicer:
     def sample(self, data: bytes, context: CallContext) -> bytes:
         try:
             request = messages.sample_request_from_message(_parsed(pb.SampleRequest, data))
-            (answer,) = context.call.sent(self._encoded(request, context))
+            admission = self._admitted(request, context)
+            (answer,) = context.call.sent(_encoded(admission, context))
             self._stalls.reader(context.underlying).given(len(answer))
             return answer
         except Exception as error:
@@ -73,25 +74,25 @@ class _Servicer:
         try:
             message = _parsed(pb.StreamBatchesRequest, data)
             request = messages.stream_request_from_message(message)
-            answers = context.call.sent(self._encoded(request, context))
+            admission = self._admitted(request, context)
             reader = self._stalls.reader(context.underlying)
-            for answer in answers:
+            for answer in context.call.sent(_encoded(admission, context)):
                 reader.given(len(answer))
                 yield answer
                 reader.taken()
+                admission.taken()
+                # Not kept while the next one is generated.
                 del answer
         except Exception as error:
             _abort(context, error)
 
-    def _encoded(self, request: BatchRequest, context: CallContext) -> Iterator[bytes]:
-        """The messages of a request, whose reservation lasts until its call has ended: until then
-        its bytes may wait in gRPC's own buffers, whatever this side has done."""
+    def _admitted(self, request: BatchRequest, context: CallContext) -> Admission:
+        """The reservation lasts until the call has ended: until then its bytes may wait in gRPC's
+        own buffers, whatever this side has done."""
         admission = self._handler.admit(context.call, request)
         if not context.add_callback(admission.close):
             admission.close()
-        # map keeps no batch while its bytes are being sent.
-        batches = admission.batches(context.is_active)
-        return map(wire.batch_response, map(wire.encode_batch, batches))
+        return admission
 
 
 class GrpcServer:
@@ -156,6 +157,12 @@ class GrpcServer:
         self._health.enter_graceful_shutdown()
         self._stalls.stop()
         return self._server.stop(grace_s)
+
+
+def _encoded(admission: Admission, context: CallContext) -> Iterator[bytes]:
+    # map keeps no batch while its bytes are being sent.
+    batches = admission.batches(context.is_active)
+    return map(wire.batch_response, map(wire.encode_batch, batches))
 
 
 def _parsed(kind: type[M], data: bytes) -> M:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -15,7 +16,7 @@ from metalm_proto.spec import BatchRequest, Spec
 from metalm_service.calls import Call
 from metalm_service.config import COPIES, ServerConfig
 from metalm_service.core import engine
-from metalm_service.fairness import FairTurns
+from metalm_service.fairness import FairTurns, Turn
 
 VERSION = version("metalm")
 
@@ -60,7 +61,8 @@ class Handler:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self._lock = threading.Lock()
-        self._turns = FairTurns(config.threads)
+        # While some batches are generated, as many are on their way.
+        self._turns = FairTurns(2 * config.threads)
         self._state = State.STARTING
         self._abandoned = False
         self._held = _Held()
@@ -189,14 +191,19 @@ class Handler:
             del self._held_by[client]
 
     def _generate(
-        self, call: Call, request: BatchRequest, first: int, size: int, wanted: Callable[[], bool]
+        self, request: BatchRequest, first: int, size: int, turn: Turn, wanted: Callable[[], bool]
     ) -> Batch:
         def proceed() -> None:
             if self._abandoned or not wanted():
                 raise CallerGoneError
 
-        with self._turns.turn(call.client):
-            return engine.make_batch(request, first, size, proceed)
+        try:
+            batch = engine.make_batch(request, first, size, proceed)
+        except BaseException:
+            turn.end()
+            raise
+        turn.lend()
+        return batch
 
     def _release(self, client: str, reserved: int) -> None:
         with self._lock:
@@ -218,6 +225,7 @@ class Admission:
         self._handler = handler
         self._reserved = reserved
         self._closing = threading.Lock()
+        self._on_their_way: deque[Turn] = deque()
 
     def batches(self, wanted: Callable[[], bool]) -> Iterator[Batch]:
         """The request's batches, in order.
@@ -229,7 +237,14 @@ class Admission:
 
     def _batch(self, first: int, size: int, wanted: Callable[[], bool]) -> Batch:
         with self.call.generating(size, size * self.request.spec.L):
-            return self._handler._generate(self.call, self.request, first, size, wanted)
+            turn = self._handler._turns.take(self.call.client)
+            batch = self._handler._generate(self.request, first, size, turn, wanted)
+        self._on_their_way.append(turn)
+        return batch
+
+    def taken(self) -> None:
+        """The door has handed the next of the batches to its transport, which has taken it."""
+        self._on_their_way.popleft().end()
 
     def close(self) -> None:
         # Taken once and never given back.

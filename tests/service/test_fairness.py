@@ -51,14 +51,15 @@ class Crowd:
 
     def _waiting(self) -> int:
         """Calls that wait or run."""
-        return sum(len(client.waiting) + client.running for client in self._turns._clients.values())
+        return sum(len(client.waiting) + client.holding for client in self._turns._clients.values())
 
     def _run(self, client: str, seconds: float) -> None:
-        with self._turns.turn(client):
-            self._begun.release()
-            self._end.acquire()
-            self._clock.now_s += seconds
-            self.served.append(client)
+        turn = self._turns.take(client)
+        self._begun.release()
+        self._end.acquire()
+        self._clock.now_s += seconds
+        turn.end()
+        self.served.append(client)
 
 
 @contextmanager
@@ -99,9 +100,25 @@ def test_who_was_idle_has_saved_nothing_up(monkeypatch: pytest.MonkeyPatch) -> N
         calls.serve(20)
 
 
+def test_a_batch_on_its_way_keeps_nobody_waiting() -> None:
+    turns = FairTurns(1)
+    slow = turns.take("slow")
+    slow.lend()
+    turns.take("next").end()
+    # Its end comes too late to be anybody's.
+    slow.end()
+    one = turns.take("one")
+    waiting = threading.Thread(target=lambda: turns.take("other").end(), daemon=True)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive()
+    one.end()
+    waiting.join(30)
+    assert not waiting.is_alive()
+
+
 def test_nobody_is_remembered_for_ever() -> None:
     turns = FairTurns(2)
     for number in range(1000):
-        with turns.turn(f"client {number}"):
-            pass
+        turns.take(f"client {number}").end()
     assert not turns._clients

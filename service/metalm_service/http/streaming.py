@@ -45,6 +45,10 @@ class Encoded:
             self._admission.close()
         return buffers
 
+    def taken(self) -> None:
+        """The transport has taken the batch that was given last."""
+        self._admission.taken()
+
     def abandon(self) -> None:
         """Nobody wants what is being generated: `following` raises CallerGoneError soon."""
         self._closed = True
@@ -76,6 +80,7 @@ class BatchResponse(StreamingResponse):
             with self._stream.call.sending(sum(map(len, buffers))):
                 for buffer in buffers:
                     yield buffer
+            self._stream.taken()
             buffers = await self._stream.following()
 
 
