@@ -277,7 +277,7 @@ def test_a_replica_goes_and_comes_back(watched: Service) -> None:
             frame = terminal.wait_for(rf":{port} +gone")
             assert any(line.startswith("all") and "1/2" in line for line in frame)
             # Why, in a line below the table.
-            assert any("cannot connect" in line for line in frame)
+            assert any(line.startswith(first.http) for line in frame)
             assert "\x1b[31m" in terminal.text
             with running("--port", port):
                 terminal.wait_for(rf":{port} +ready +\d")
