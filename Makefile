@@ -1,7 +1,7 @@
 # make serve   sets up a fresh machine and serves
 # make test    sets up and tests
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto lock bench chaos docker-test lowest frameworks clean
+.PHONY: help serve test check format proto lock bench chaos docker-test cache-test scaling lowest frameworks clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -36,7 +36,9 @@ check: $(VENV)/dev $(VENV)/proto ## lint, types, generated code, container files
 		&& $(BIN)/buf breaking proto --against ".git#tag=$$tag,subdir=proto" \
 		|| test -z "$$tag"
 	$(BIN)/hadolint docker/Dockerfile
-	$(BIN)/shellcheck .ci/run tests/docker/*.sh
+	$(BIN)/shellcheck .ci/run tests/docker/*.sh tests/cache/*.sh
+	$(BIN)/kubernetes-validate --strict --quiet -k 1.30 \
+		docker/kubernetes/base/[!k]*.yaml docker/kubernetes/monitor/network.yaml
 	$(PROTOC)
 	@test -z "$$(git status --porcelain -- proto/metalm_proto/v1)" \
 		|| { git status --short -- proto/metalm_proto/v1; echo "the generated code is not what is committed"; exit 1; }
@@ -80,6 +82,14 @@ frameworks: $(VENV)/frameworks ## run the tests with torch, torchdata, grain, da
 
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
 	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh
+
+cache-test: $(VENV)/dev ## put nginx in front of a service and test and measure its cache
+	$(BIN)/metalm warm
+	PYTHON=$(abspath $(BIN))/python tests/cache/run.sh
+
+scaling: $(VENV)/dev ## measure one replica and two, and what a replica costs
+	$(BIN)/metalm warm
+	$(BIN)/python -m tests.benchmarks.scaling
 
 clean: ## remove what make made
 	rm -rf $(VENV) dist
