@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,16 @@ def container(manifests: list[Manifest]) -> Any:
     """The one container of the one deployment."""
     (found,) = only(manifests, "Deployment")["spec"]["template"]["spec"]["containers"]
     return found
+
+
+def environment(manifests: list[Manifest]) -> Iterator[tuple[str, str]]:
+    """The variables as the container sees them."""
+    described = container(manifests)
+    for variable in described["env"]:
+        value = variable.get("value")
+        if value is None:
+            reference = variable["valueFrom"]["resourceFieldRef"]
+            assert reference["containerName"] == described["name"]
+            kind, _, name = reference["resource"].partition(".")
+            value = described["resources"][kind][name]
+        yield variable["name"], value

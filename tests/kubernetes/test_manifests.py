@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import yaml
 from kubernetes_validate import validate
 
 from metalm_service.config import CONFIG_FIELDS, ServerConfig
-from tests.kubernetes.manifests import FOLDER, Manifest, built, container, only, plain
+from tests.kubernetes.manifests import FOLDER, Manifest, built, container, environment, only, plain
 
 OLDEST, NEWEST = "1.30", "1.37"
 """Kubernetes. Older ones have no preStop that sleeps."""
@@ -125,20 +124,7 @@ def test_the_image_is_of_this_version() -> None:
     assert container(built(FOLDER / "base"))["image"] == f"metalm-service:{version('metalm')}"
 
 
-def environment(manifests: list[Manifest]) -> Iterator[tuple[str, str]]:
-    """The variables, as a container of two cores would see them."""
-    described = container(manifests)
-    for variable in described["env"]:
-        value = variable.get("value")
-        if value is None:
-            reference = variable["valueFrom"]["resourceFieldRef"]
-            assert reference["containerName"] == described["name"]
-            kind, _, name = reference["resource"].partition(".")
-            value = described["resources"][kind][name]
-        yield variable["name"], value
-
-
-def test_the_service_takes_its_settings(manifests: list[Manifest], tmp_path: Path) -> None:
+def test_the_service_takes_its_settings(manifests: list[Manifest]) -> None:
     known = {f"METALM_{field.name.upper()}" for field in CONFIG_FIELDS}
     given = dict(environment(manifests))
     assert set(given) <= known
