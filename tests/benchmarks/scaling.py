@@ -51,8 +51,9 @@ def main() -> None:
     rounds, seconds = given.rounds, given.seconds
     with ExitStack() as stack:
         replicas = [stack.enter_context(replica(core)) for core in ALL_CORES[:2]]
-        print("\n## Cells: a replica and a reader that throws all away, on one core\n")
-        _cells(replicas, rounds, seconds)
+        wide = stack.enter_context(replica(*ALL_CORES[:2]))
+        print("\n## Replicas and readers that throw all away, on the same cores\n")
+        _cells(replicas, wide, rounds, seconds)
         print("\n## One client, verifying, on replicas with a core each\n")
         _client(replicas, rounds, seconds)
         print("\n## What a token costs a replica with a core of its own\n")
@@ -61,26 +62,33 @@ def main() -> None:
     _memory(seconds)
 
 
-def _cells(replicas: Sequence[Service], rounds: int, seconds: float) -> None:
+def _cells(replicas: Sequence[Service], wide: Service, rounds: int, seconds: float) -> None:
     cells = list(zip(replicas, ALL_CORES, strict=False))
-    found: list[list[list[Rate]]] = [
-        [drained(cells[:count], LOAD, seconds) for count in (1, 2)] for _ in range(rounds)
+    places = {
+        "1 replica, 1 core": cells[:1],
+        "2 replicas, 1 core each": cells,
+        "1 replica, 2 cores": [(wide, ALL_CORES[1])],
+    }
+    found = [
+        {name: drained(cells, LOAD, seconds, 4) for name, cells in places.items()}
+        for _ in range(rounds)
     ]
-    print("| cells | Mtok/s | cores of replicas | cores of readers |")
-    print("|---|---|---|---|")
-    for index, count in enumerate((1, 2)):
-        here = [rates[index] for rates in found]
+    print("| | Mtok/s | times the first | cores of replicas | cores of readers |")
+    print("|---|---|---|---|---|")
+    for name in places:
+        here = [rates[name] for rates in found]
+        ratio = statistics.median(
+            _tokens(rates[name]) / _tokens(rates["1 replica, 1 core"]) for rates in found
+        )
         print(
-            f"| {count} | {_median(here, lambda rate: rate.tokens) / 1e6:.0f} "
+            f"| {name} | {statistics.median(map(_tokens, here)) / 1e6:.0f} | {ratio:.2f} "
             f"| {_median(here, lambda rate: rate.replica_cores):.2f} "
             f"| {_median(here, lambda rate: rate.reader_cores):.2f} |"
         )
-    ratios = [
-        sum(rate.tokens for rate in two) / sum(rate.tokens for rate in one) for one, two in found
-    ]
-    print(
-        f"\ntwo cells: {statistics.median(ratios):.2f} times one ({min(ratios):.2f} to {max(ratios):.2f})"
-    )
+
+
+def _tokens(rates: list[Rate]) -> float:
+    return sum(rate.tokens for rate in rates)
 
 
 def _median(rounds: list[list[Rate]], value: Callable[[Rate], float]) -> float:
@@ -143,7 +151,8 @@ def _memory(seconds: float) -> None:
     connections = config.max_requests
     share = config.max_inflight_bytes // (COPIES * connections)
     load = Load(spec=SPEC, batch_size=share // (2 * int(SPEC["L"])), batches=8)
-    with replica(*ALL_CORES) as service:
+    # All readers are one client to it.
+    with replica(*ALL_CORES, METALM_MAX_CLIENT_SHARE="1") as service:
         rest = resident_bytes(service.process.pid)
         drained([(service, ALL_CORES[-1])], load, 2 * seconds, connections)
         peak = peak_bytes(service.process.pid)
