@@ -1,7 +1,7 @@
 # make serve   sets up a fresh machine and serves
 # make test    sets up and tests
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto lock bench chaos docker-test cache-test scaling lowest frameworks clean
+.PHONY: help serve test check format proto lock bench chaos docker-test lowest frameworks clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -83,6 +83,7 @@ frameworks: $(VENV)/frameworks ## run the tests with torch, torchdata, grain, da
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
 	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh
 
+.PHONY: cache-test scaling
 cache-test: $(VENV)/dev ## put nginx in front of a service and test and measure its cache
 	$(BIN)/metalm warm
 	PYTHON=$(abspath $(BIN))/python tests/cache/run.sh

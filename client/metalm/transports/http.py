@@ -50,7 +50,6 @@ class HttpTransport:
     def __init__(self, url: str, *, timeout_s: float, address: str | None = None) -> None:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
-        self._damaged: tuple[BatchRequest, ...] = ()
         parts = urlsplit(self._url)
         host = parts.hostname or ""
         names: dict[str, Any] = {}
@@ -59,6 +58,7 @@ class HttpTransport:
         self._pool = urllib3.PoolManager(
             maxsize=8, retries=False, headers={"Host": parts.netloc}, **names
         )
+        self._damaged: tuple[BatchRequest, ...] = ()
         self._base = self._url
         if address:
             literal = f"[{address}]" if ":" in address else address
