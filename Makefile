@@ -36,7 +36,9 @@ check: $(VENV)/dev $(VENV)/proto ## lint, types, generated code, container files
 		&& $(BIN)/buf breaking proto --against ".git#tag=$$tag,subdir=proto" \
 		|| test -z "$$tag"
 	$(BIN)/hadolint docker/Dockerfile
-	$(BIN)/shellcheck .ci/run tests/docker/*.sh tests/prometheus/*.sh
+	$(BIN)/shellcheck .ci/run tests/docker/*.sh tests/prometheus/*.sh tests/cache/*.sh
+	$(BIN)/kubernetes-validate --strict --quiet -k 1.30 \
+		docker/kubernetes/base/[!k]*.yaml docker/kubernetes/monitor/network.yaml
 	$(PROTOC)
 	@test -z "$$(git status --porcelain -- proto/metalm_proto/v1)" \
 		|| { git status --short -- proto/metalm_proto/v1; echo "the generated code is not what is committed"; exit 1; }
@@ -83,6 +85,15 @@ metrics-test: $(VENV)/dev ## check Prometheus' rules, and let a real one scrape 
 
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
 	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh
+
+.PHONY: cache-test scaling
+cache-test: $(VENV)/dev ## put nginx in front of a service and test and measure its cache
+	$(BIN)/metalm warm
+	PYTHON=$(abspath $(BIN))/python tests/cache/run.sh
+
+scaling: $(VENV)/dev ## measure one replica and two, and what a replica costs
+	$(BIN)/metalm warm
+	$(BIN)/python -m tests.benchmarks.scaling
 
 clean: ## remove what make made
 	rm -rf $(VENV) dist

@@ -17,6 +17,7 @@ from metalm.transports.base import BatchStream, check_batch
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
 from metalm_proto.errors import (
+    CorruptBatch,
     DeadlineExceeded,
     InternalError,
     LimitExceeded,
@@ -103,7 +104,10 @@ class FailoverTransport:
                 batch = next(stream, None)
                 if batch is None:
                     raise Unavailable(f"the stream ended before sample {first}")
-                check_batch(batch, request, first, size)
+                try:
+                    check_batch(batch, request, first, size)
+                except CorruptBatch as error:
+                    stream.reject(error)
                 if number == 0:
                     self._endpoints.succeeded(endpoint)
                     self._times_to_first.append(time.monotonic() - begun_at)

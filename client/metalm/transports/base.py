@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
@@ -66,6 +66,12 @@ class BatchStream(Iterator[Batch]):
                 self._batches.close()
             finally:
                 self._iterating.release()
+
+    def reject(self, error: CorruptBatch) -> NoReturn:
+        """Tells the door that the last batch was not what was asked for, and raises the error."""
+        with self._iterating:
+            self._batches.throw(error)
+        raise error
 
     def __enter__(self) -> BatchStream:
         return self

@@ -35,6 +35,9 @@ _LARGEST_MESSAGE = 2**31
 """protobuf's own limit; a longer length is not one."""
 _CONNECT_S = 3.0
 """A host that takes longer to accept a connection is not there; another may be."""
+_DAMAGED = 64
+"""Requests, the last ones, whose answers came damaged: a cache on the way may have kept them, and
+is asked past when they are asked again."""
 
 
 class HttpTransport:
@@ -55,6 +58,7 @@ class HttpTransport:
         self._pool = urllib3.PoolManager(
             maxsize=8, retries=False, headers={"Host": parts.netloc}, **names
         )
+        self._damaged: tuple[BatchRequest, ...] = ()
         self._base = self._url
         if address:
             literal = f"[{address}]" if ":" in address else address
@@ -69,12 +73,17 @@ class HttpTransport:
         self, request: BatchRequest, reading: _Interruptible
     ) -> Generator[Batch, None, None]:
         pairs = query.batches_pairs(request)
-        with self._get("/batches", pairs, wire.STREAM_MEDIA_TYPE, self._timeout_s) as answer:
+        anew = request in self._damaged
+        with self._get("/batches", pairs, wire.STREAM_MEDIA_TYPE, self._timeout_s, anew) as answer:
             reading.begin(answer)
             messages = _Messages(answer)
-            for _ in request.ranges():
-                yield wire.decode_batch(messages.read())
-            messages.end()
+            try:
+                for _ in request.ranges():
+                    yield wire.decode_batch(messages.read())
+                messages.end()
+            except CorruptBatch:
+                self._damaged = (*self._damaged, request)[-_DAMAGED:]
+                raise
 
     def describe(self, spec: Spec | None, timeout_s: float | None = None) -> Description:
         pairs, seconds = query.spec_pairs(spec), timeout_s or self._timeout_s
@@ -97,13 +106,22 @@ class HttpTransport:
 
     @contextmanager
     def _get(
-        self, path: str, pairs: list[tuple[str, str]], accept: str, timeout_s: float
+        self,
+        path: str,
+        pairs: list[tuple[str, str]],
+        accept: str,
+        timeout_s: float,
+        anew: bool = False,
     ) -> Iterator[urllib3.HTTPResponse]:
+        headers = {**self._pool.headers, "Accept": accept}
+        if anew:
+            # RFC 9111, 5.2.1.4
+            headers["Cache-Control"] = "no-cache"
         try:
             answer = self._pool.request(
                 "GET",
                 f"{self._base}{path}?{urlencode(pairs)}",
-                headers={**self._pool.headers, "Accept": accept},
+                headers=headers,
                 timeout=urllib3.Timeout(connect=min(timeout_s, _CONNECT_S), read=timeout_s),
                 preload_content=False,
                 decode_content=False,
