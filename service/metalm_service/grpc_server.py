@@ -116,6 +116,7 @@ class GrpcServer:
                 *_CONNECTION_OPTIONS,
             ],
         )
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_worth_a_line)
         self._stalls = StallWatch(config.stall_timeout_s)
         servicer = _Servicer(handler, self._stalls)
         # Not the generated servicer: it would serialise every batch once more, and call a message
@@ -156,6 +157,12 @@ class GrpcServer:
         self._health.enter_graceful_shutdown()
         self._stalls.stop()
         return self._server.stop(grace_s)
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """Not a traceback for each header whose bytes are no UTF-8: gRPC reads it as Latin-1 and goes
+    on, and a request of some KiB could fill a disk with them."""
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 def _parsed(kind: type[M], data: bytes) -> M:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -18,6 +20,7 @@ from metalm import MetaLMClient, Unavailable
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_proto.v1 import metalm_pb2_grpc
 from tests.door import opened
+from tests.fuzz import h2
 from tests.service_process import Service
 
 SERVICE = "metalm.v1.MetaLMService"
@@ -177,3 +180,20 @@ def test_idle_calls_cannot_silence_the_door(service: Service) -> None:
             except Unavailable:
                 time.sleep(0.01)
         client.sample(L=5, seed=1)
+
+
+def test_headers_that_are_no_text_fill_no_log(service: Service) -> None:
+    """gRPC would print a traceback for each of them, and a caller can send thousands in a KiB."""
+    parts = urlsplit(service.grpc)
+    told = len(service.lines)
+    block = h2.headers("Describe", *[(b"x", b"\xff\xfe")] * 100)
+    with socket.create_connection((parts.hostname, parts.port)) as connection:
+        peer = h2.Peer(connection, patience_s=60)
+        peer.greet()
+        peer.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block))
+        peer.send(h2.frame(h2.DATA, h2.END_STREAM, 1, h2.message(b"")))
+        while 1 not in peer.ended:
+            peer.wait()
+    with opened(service.grpc) as client:
+        client.sample(L=5, seed=1)
+    assert not service.lines[told:]

@@ -34,8 +34,8 @@ def plant() -> None:
             threading.Thread(target=threading.Event().wait, daemon=True).start()
         return admit(self, *request, **others)
 
-    def make_and_alter(*request: Any) -> Batch:
-        batch = make_batch(*request)
+    def make_and_alter(*request: Any, **others: Any) -> Batch:
+        batch = make_batch(*request, **others)
         if next(made) % 50:
             return batch
         batch.y[-1, -1] ^= 1
