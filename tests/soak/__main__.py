@@ -22,7 +22,13 @@ if __name__ == "__main__":
         warm_up_s=60 * minutes / 6,
         calibrate_s=20,
         seed=given.seed,
-        bounds=Bounds(memory_mib=8, descriptors=4, threads=4, crowd=max(1, int(4 * minutes))),
+        bounds=Bounds(
+            memory_mib=8,
+            descriptors=4,
+            threads=4,
+            crowd=max(1, int(4 * minutes)),
+            probes=int(100 * minutes),
+        ),
     )
     with tempfile.TemporaryDirectory() as folder:
         verdict = Verdict(soak(plan, Path(folder)), plan.bounds)

@@ -18,7 +18,8 @@ class Bounds:
     `memory_mib`, `descriptors`, `threads`: by how much they may grow from the end of the warm-up to
     the end, by the slope less its uncertainty (three standard errors), as noise is no leak.
     `descriptors_left`: when all clients have gone.
-    `load`: of the capacity, answered. `crowd`: how many of each kind of bad client at least.
+    `load`: of the capacity, answered. `crowd`: how many of each kind of bad client at least;
+    `probes`: how many small requests in each third of the time.
     `drift`: of the p99 of a small request, the last third of the time over the first third, beyond
     `drift_floor_s`.
     """
@@ -29,6 +30,7 @@ class Bounds:
     descriptors_left: int = 4
     load: float = 0.5
     crowd: int = 1
+    probes: int = 1
     refusals: float = 0.01
     drift: float = 2.0
     drift_floor_s: float = 0.1
@@ -144,8 +146,9 @@ class Verdict:
         for probe in probes:
             if began <= probe.at_s <= ended and probe.outcome == "ok":
                 thirds[min(2, int(3 * (probe.at_s - began) / (ended - began)))].append(probe.took_s)
-        if not all(thirds):
-            self.failures.append("a third of the time has no small request")
+        fewest = min(map(len, thirds))
+        self._fail_if(fewest < bounds.probes, f"a third of the time has {fewest} small requests")
+        if not fewest:
             return
         p50 = [quantile(third, 0.50) for third in thirds]
         p99 = [quantile(third, 0.99) for third in thirds]

@@ -92,7 +92,7 @@ def answers(outcome: str, every: int) -> list[Answered]:
         ({"after": Vitals(240, 17, 30, 0)}, "5 file descriptors are left over"),
         ({"server_lines": ["Traceback (most recent call last):"]}, "1 tracebacks"),
         ({"broken_clients": ["load-http"]}, "a client broke: load-http"),
-        ({"probes": evidence().probes[:900]}, "a third of the time has no small request"),
+        ({"probes": evidence().probes[:900]}, "a third of the time has 0 small requests"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -21,6 +21,7 @@ PLAN = Plan(
         threads=64,
         # On a machine that does other things too: that there is a load, and every kind of client.
         load=0.1,
+        probes=0,
         drift_floor_s=30,
     ),
 )
