@@ -21,6 +21,7 @@ from metalm_proto.spec import BatchRequest
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_service.calls import Calls
 from metalm_service.config import ServerConfig
+from metalm_service.decoding import DecodingInterceptor
 from metalm_service.grpc_calls import CallContext, CallsInterceptor
 from metalm_service.handler import CallerGoneError, Handler
 from metalm_service.stalls import StallWatch
@@ -106,7 +107,7 @@ class GrpcServer:
             futures.ThreadPoolExecutor(threads, "grpc"),
             # More calls than threads would wait without an answer, health checks among them.
             maximum_concurrent_rpcs=threads,
-            interceptors=[CallsInterceptor(calls)],
+            interceptors=[CallsInterceptor(calls), DecodingInterceptor()],
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", 2**18),

@@ -29,6 +29,7 @@ KINDS = (
     Kind(bounds.bounds, 60),
     Kind(http1.malformed, len(http1.known()) + 16),
     Kind(messages.messages, 300),
+    Kind(messages.strangers, 100),
     Kind(messages.sizes, 8),
     Kind(messages.paths, 60),
     Kind(frames.floods, len(frames.FLOODS)),

@@ -6,7 +6,10 @@ import random
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 from grpc_status import rpc_status
 
 from metalm_proto.v1 import metalm_pb2 as pb
@@ -43,6 +46,40 @@ def messages(target: Target, cases: int, source: random.Random) -> Tally:
             answer = _answer(channel, method, data)
             tally.count(answer)
             if answer not in _RIGHT:
+                tally.findings.append(f"{method} {data[:300].hex()}: {answer}")
+    return tally
+
+
+def strangers(target: Target, cases: int, source: random.Random) -> Tally:
+    """gRPC's own services, which every server has beside its own."""
+    tally = Tally("gRPC health, reflection")
+    asked: dict[str, Message] = {
+        "health.v1.Health/Check": health_pb2.HealthCheckRequest(service=_SERVICE.strip("/")),
+        "health.v1.Health/Watch": health_pb2.HealthCheckRequest(service=_SERVICE.strip("/")),
+        "health.v1.Health/List": health_pb2.HealthCheckRequest(),
+        "reflection.v1alpha.ServerReflection/ServerReflectionInfo": (
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol=_SERVICE.strip("/"))
+        ),
+    }
+    right = {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "UNIMPLEMENTED"}
+    with grpc.insecure_channel(target.grpc.removeprefix("grpc://")) as channel:
+        for _ in range(cases):
+            method, message = source.choice(list(asked.items()))
+            data = _mutated(message.SerializeToString(), source)
+            streams = method.endswith("Info")
+            ask: Any = (channel.stream_stream if streams else channel.unary_stream)(
+                f"/grpc.{method}"
+            )
+            call = ask(iter([data]) if streams else data, timeout=ANSWER_S)
+            try:
+                next(call)
+                answer = "OK"
+            except grpc.RpcError as error:
+                answer = error.code().name
+            finally:
+                call.cancel()
+            tally.count(answer)
+            if answer not in right:
                 tally.findings.append(f"{method} {data[:300].hex()}: {answer}")
     return tally
 

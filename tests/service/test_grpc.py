@@ -182,6 +182,31 @@ def test_idle_calls_cannot_silence_the_door(service: Service) -> None:
         client.sample(L=5, seed=1)
 
 
+@pytest.mark.parametrize("method", ["Health/Check", "Health/Watch", "Health/List"])
+def test_health_calls_bytes_that_are_no_message_the_callers_fault(
+    service: Service, channel: grpc.Channel, method: str
+) -> None:
+    told = len(service.lines)
+    call: Any = channel.unary_stream(f"/grpc.health.v1.{method}")
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call(b"\xff\xff\xff", timeout=20))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not service.lines[told:]
+
+
+def test_reflection_calls_bytes_that_are_no_message_the_callers_fault(
+    service: Service, channel: grpc.Channel
+) -> None:
+    told = len(service.lines)
+    call: Any = channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call(iter([b"\xff\xff\xff"]), timeout=20))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not service.lines[told:]
+
+
 def test_headers_that_are_no_text_fill_no_log(service: Service) -> None:
     """gRPC would print a traceback for each of them, and a caller can send thousands in a KiB."""
     parts = urlsplit(service.grpc)
