@@ -54,9 +54,9 @@ class Result:
         )
 
 
-def fuzz(service: Service, kind: Kind, times: int, seed: int) -> Result:
+def fuzz(service: Service, kind: Kind, times: int, seed: int, settle_s: float = 30) -> Result:
     """A campaign of `times` the cases of its short form."""
-    target = Target(service)
+    target = Target(service, settle_s=settle_s)
     before, began = target.begin(), time.monotonic()
     tally = kind.run(target, times * kind.cases, random.Random(seed))
     seconds = time.monotonic() - began

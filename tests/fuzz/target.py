@@ -35,14 +35,20 @@ class Tally:
 
 
 class Target:
-    """`grown_mib`: what the server may have grown by, after a campaign, and at its highest."""
+    """`grown_mib`, `peak_grown_mib`: what the server may have grown by, after a campaign, and at its
+    highest. `settle_s`: what it may take to close what others have left."""
 
     def __init__(
-        self, service: Service, grown_mib: float = 96, peak_grown_mib: float = 256
+        self,
+        service: Service,
+        grown_mib: float = 96,
+        peak_grown_mib: float = 256,
+        settle_s: float = 30,
     ) -> None:
         self.http, self.grpc = service.http, service.grpc
         self._pid = service.process.pid
         self._lines = service.lines
+        self._settle_s = settle_s
         self._grown_mib, self._peak_grown_mib = grown_mib, peak_grown_mib
         with MetaLMClient("inprocess:") as twin:
             self._digest = twin.sample(3, L=300, seed=5).digest
@@ -73,7 +79,7 @@ class Target:
         """Adds to a campaign's findings what it left behind in the server."""
         self.be_well()
         before = self._before
-        after = settled(self._pid, before.descriptors)
+        after = settled(self._pid, before.descriptors + _DESCRIPTORS, self._settle_s)
         found = {
             f"{after.descriptors - before.descriptors} descriptors are left over": (
                 after.descriptors - before.descriptors > _DESCRIPTORS
