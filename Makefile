@@ -1,7 +1,7 @@
 # make serve   sets up a fresh machine and serves
 # make test    sets up and tests
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto lock bench chaos metrics-test docker-test lowest frameworks clean
+.PHONY: help serve test check format proto lock bench chaos soak fuzz metrics-test docker-test lowest frameworks clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -75,6 +75,14 @@ lowest: $(VENV)/lowest ## run the doors' tests with the lowest supported version
 chaos: $(VENV)/dev ## torment replicas under 100 000 batches and compare with the twin
 	$(BIN)/metalm warm
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
+
+soak: $(VENV)/dev ## load one server for 30 minutes, bad clients among the good ones
+	$(BIN)/metalm warm
+	$(BIN)/python -m tests.soak $(SOAK_ARGS)
+
+fuzz: $(VENV)/dev ## throw requests, messages, bytes and frames at both doors
+	$(BIN)/metalm warm
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 frameworks: $(VENV)/frameworks ## run the tests with torch, torchdata, grain, datasets and jax
 	$(VENV)/frameworks-versions/bin/metalm warm

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from metalm.transports import connect
 from metalm.transports.base import BatchStream, Transport
 from metalm_proto.batch import Batch
+from metalm_proto.errors import Unavailable
 from metalm_proto.spec import BatchRequest, Spec
+
+T = TypeVar("T")
 
 
 class Door:
@@ -51,3 +55,15 @@ def opened(url: str, timeout_s: float = 30) -> Iterator[Door]:
         yield Door(transport)
     finally:
         transport.close()
+
+
+def eventually(call: Callable[[], T], timeout_s: float = 20) -> T:
+    """What the call gives once the server has room again."""
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            return call()
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.01)

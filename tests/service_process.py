@@ -31,10 +31,10 @@ class Service:
         return self.process.wait(timeout_s)
 
 
-def metalm(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """The command `metalm`, with its output in pipes."""
+def metalm(*arguments: str, program: str = "metalm", **environment: str) -> subprocess.Popen[str]:
+    """The command `metalm`, with its output in pipes; `program`: another module in its place."""
     return subprocess.Popen(
-        [sys.executable, "-m", "metalm", *arguments],
+        [sys.executable, "-m", program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -43,9 +43,10 @@ def metalm(*arguments: str, **environment: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def running(*flags: str, **environment: str) -> Iterator[Service]:
+def running(*flags: str, program: str = "metalm", **environment: str) -> Iterator[Service]:
     """A service on free ports that is ready; killed at the end if it still runs."""
-    process = metalm("serve", "--port", "0", "--grpc-port", "0", *flags, **environment)
+    ports = ("--port", "0", "--grpc-port", "0")
+    process = metalm("serve", *ports, *flags, program=program, **environment)
     assert process.stdout is not None
     assert process.stderr is not None
     lines: list[str] = []

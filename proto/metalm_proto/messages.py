@@ -93,6 +93,7 @@ def stream_request_to_message(request: BatchRequest) -> pb.StreamBatchesRequest:
 
 def stream_request_from_message(message: pb.StreamBatchesRequest) -> BatchRequest:
     """Raises InvalidArgument or UnknownGenerator."""
+    common = _common_values(message)
     if message.samples < 1:
         raise InvalidArgument("samples", message.samples, "an integer with 1 <= samples")
     return BatchRequest(
@@ -100,7 +101,7 @@ def stream_request_from_message(message: pb.StreamBatchesRequest) -> BatchReques
         stop=message.start + message.samples,
         batch_size=message.batch_size if message.HasField("batch_size") else BATCH_SIZE.default,
         stride=message.stride if message.HasField("stride") else None,
-        **_common_values(message),
+        **common,
     )
 
 

@@ -17,6 +17,7 @@ from metalm_proto.spec import (
     GENERATOR_FIELD,
     INDEX,
     PROVENANCE,
+    REQUEST_FIELDS,
     SEED,
     SPEC_FIELDS,
     SPLIT,
@@ -58,7 +59,7 @@ def parse_batches(pairs: Pairs) -> tuple[BatchRequest, bool]:
 
 def parse_spec(pairs: Pairs) -> Spec | None:
     """The spec that a query names, or None for an empty query. Raises InvalidArgument."""
-    values = _parse(pairs, SPEC_FIELDS)
+    values = _values(_texts(pairs, SPEC_FIELDS), SPEC_FIELDS)
     return Spec(**values) if values else None
 
 
@@ -83,22 +84,29 @@ def _stream_pairs(request: BatchRequest) -> list[tuple[str, str]]:
 
 
 def _parse_request(pairs: Pairs, known: Sequence[Field]) -> tuple[dict[str, Any], bool]:
-    values = _parse(pairs, known)
-    names = [field.name for field in SPEC_FIELDS]
-    spec = Spec(**{name: values.pop(name) for name in names if name in values})
+    texts = _texts(pairs, known)
+    spec = Spec(**_values(texts, SPEC_FIELDS))
+    values = _values(texts, (INDEX, *REQUEST_FIELDS))
     seeded = "seed" in values
     return {"seed": None if seeded else draw_seed(), **values, "spec": spec}, seeded
 
 
-def _parse(pairs: Pairs, known: Sequence[Field]) -> dict[str, Any]:
+def _texts(pairs: Pairs, known: Sequence[Field]) -> dict[str, str]:
+    """The texts by short name."""
     by_name = {name: field for field in known for name in (field.name, field.long_name)}
-    values: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     for name, text in pairs:
         field = by_name.get(name)
         if field is None:
             names = ", ".join(field.name for field in known)
             raise InvalidArgument("parameter", name, f"one of {names}")
-        if field.name in values:
+        if field.name in texts:
             raise InvalidArgument(field.label, text, "given once")
-        values[field.name] = field.parse(text)
-    return values
+        texts[field.name] = text
+    return texts
+
+
+def _values(texts: dict[str, str], fields: Sequence[Field]) -> dict[str, Any]:
+    """The values of those fields that are given. Of several wrong ones the first field's is
+    refused, wherever it stands in the query: so every door names the same one."""
+    return {field.name: field.parse(texts[field.name]) for field in fields if field.name in texts}

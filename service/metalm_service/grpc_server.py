@@ -21,6 +21,7 @@ from metalm_proto.spec import BatchRequest
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_service.calls import Calls
 from metalm_service.config import ServerConfig
+from metalm_service.decoding import DecodingInterceptor
 from metalm_service.grpc_calls import CallContext, CallsInterceptor
 from metalm_service.handler import Admission, CallerGoneError, Handler
 from metalm_service.stalls import StallWatch
@@ -107,7 +108,7 @@ class GrpcServer:
             futures.ThreadPoolExecutor(threads, "grpc"),
             # More calls than threads would wait without an answer, health checks among them.
             maximum_concurrent_rpcs=threads,
-            interceptors=[CallsInterceptor(calls)],
+            interceptors=[CallsInterceptor(calls), DecodingInterceptor()],
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", 2**18),
@@ -117,6 +118,7 @@ class GrpcServer:
                 *_CONNECTION_OPTIONS,
             ],
         )
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_worth_a_line)
         self._stalls = StallWatch(config.stall_timeout_s)
         servicer = _Servicer(handler, self._stalls)
         # Not the generated servicer: it would serialise every batch once more, and call a message
@@ -163,6 +165,12 @@ def _encoded(admission: Admission, context: CallContext) -> Iterator[bytes]:
     # map keeps no batch while its bytes are being sent.
     batches = admission.batches(context.is_active)
     return map(wire.batch_response, map(wire.encode_batch, batches))
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """Not a traceback for each header whose bytes are no UTF-8: gRPC reads it as Latin-1 and goes
+    on, and a request of some KiB could fill a disk with them."""
+    return not str(record.msg).startswith("Invalid encoding on")
 
 
 def _parsed(kind: type[M], data: bytes) -> M:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from metalm_proto.errors import InvalidArgument, UnknownGenerator
 from metalm_proto.fields import Field
+from metalm_proto.messages import stream_request_from_message
 from metalm_proto.query import (
     BATCHES_QUERY,
     SAMPLE_QUERY,
@@ -17,6 +18,7 @@ from metalm_proto.query import (
     spec_pairs,
 )
 from metalm_proto.spec import SPEC_FIELDS, BatchRequest, Profile, Spec, Split
+from metalm_proto.v1 import metalm_pb2 as pb
 from tests.proto.strategies import requests, specs
 
 
@@ -180,3 +182,19 @@ def assert_presentable(error: InvalidArgument) -> None:
     assert str(error).isprintable()
     assert str(error).isascii()
     assert len(str(error)) < 400
+
+
+@pytest.mark.parametrize("text", ["batch_size=0 L=0 V=1 stop=1", "V=1 stop=1 L=0 batch_size=0"])
+def test_of_several_wrong_values_the_first_field_is_refused_wherever_it_stands(text: str) -> None:
+    """As by the door whose messages have no order."""
+    pairs = [pair.split("=") for pair in text.split()]
+    with pytest.raises(InvalidArgument) as caught:
+        parse_batches((name, value) for name, value in pairs)
+    assert caught.value.field == "vocab_size (V)"
+
+
+def test_a_message_with_several_wrong_values_names_the_same_field() -> None:
+    message = pb.StreamBatchesRequest(spec=pb.Spec(vocab_size=1), samples=0, batch_size=0)
+    with pytest.raises(InvalidArgument) as caught:
+        stream_request_from_message(message)
+    assert caught.value.field == "vocab_size (V)"

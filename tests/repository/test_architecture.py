@@ -15,6 +15,7 @@ ARROWS = {
     "metalm_service.core": {"metalm_proto", "metalm_service.core"},
     "metalm_service.config": {"metalm_proto"},
     "metalm_service.calls": {"metalm_proto"},
+    "metalm_service.decoding": set(),
     "metalm_service.handler": {
         "metalm_proto",
         "metalm_service.calls",
@@ -41,6 +42,7 @@ ARROWS = {
         "metalm_service.calls",
         "metalm_service.config",
         "metalm_service.grpc_calls",
+        "metalm_service.decoding",
         "metalm_service.handler",
         "metalm_service.stalls",
     },

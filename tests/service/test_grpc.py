@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -18,6 +20,7 @@ from metalm import MetaLMClient, Unavailable
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_proto.v1 import metalm_pb2_grpc
 from tests.door import opened
+from tests.fuzz import h2
 from tests.service_process import Service
 
 SERVICE = "metalm.v1.MetaLMService"
@@ -177,3 +180,45 @@ def test_idle_calls_cannot_silence_the_door(service: Service) -> None:
             except Unavailable:
                 time.sleep(0.01)
         client.sample(L=5, seed=1)
+
+
+@pytest.mark.parametrize("method", ["Health/Check", "Health/Watch", "Health/List"])
+def test_health_calls_bytes_that_are_no_message_the_callers_fault(
+    service: Service, channel: grpc.Channel, method: str
+) -> None:
+    told = len(service.lines)
+    call: Any = channel.unary_stream(f"/grpc.health.v1.{method}")
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call(b"\xff\xff\xff", timeout=20))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not service.lines[told:]
+
+
+def test_reflection_calls_bytes_that_are_no_message_the_callers_fault(
+    service: Service, channel: grpc.Channel
+) -> None:
+    told = len(service.lines)
+    call: Any = channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    )
+    with pytest.raises(grpc.RpcError) as caught:
+        next(call(iter([b"\xff\xff\xff"]), timeout=20))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not service.lines[told:]
+
+
+def test_headers_that_are_no_text_fill_no_log(service: Service) -> None:
+    """gRPC would print a traceback for each of them, and a caller can send thousands in a KiB."""
+    parts = urlsplit(service.grpc)
+    told = len(service.lines)
+    block = h2.headers("Describe", *[(b"x", b"\xff\xfe")] * 100)
+    with socket.create_connection((parts.hostname, parts.port)) as connection:
+        peer = h2.Peer(connection, patience_s=60)
+        peer.greet()
+        peer.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block))
+        peer.send(h2.frame(h2.DATA, h2.END_STREAM, 1, h2.message(b"")))
+        while 1 not in peer.ended:
+            peer.wait()
+    with opened(service.grpc) as client:
+        client.sample(L=5, seed=1)
+    assert not service.lines[told:]

@@ -8,11 +8,11 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import pytest
@@ -28,10 +28,8 @@ from metalm import (
     Unavailable,
 )
 from metalm.transports.base import BatchStream
-from tests.door import opened
+from tests.door import eventually, opened
 from tests.service_process import Service, metalm, running
-
-T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -194,18 +192,6 @@ def resident_bytes(service: Service) -> int:
 def started(stream: BatchStream) -> BatchStream:
     next(stream)
     return stream
-
-
-def eventually(call: Callable[[], T], timeout_s: float = 20) -> T:
-    """What the call gives once the server has room again."""
-    until = time.monotonic() + timeout_s
-    while True:
-        try:
-            return call()
-        except Unavailable:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.01)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -100,12 +100,12 @@ def create_app(
         return _now({"status": "alive"})
 
     @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", **openapi.probe("Ready: kernels warm, not draining"))
+    @app.get("/readyz", **openapi.probe("Ready: kernels warm, not draining", 503))
     async def readyz() -> Response:
         return _now({"status": handler.state.value}, 200 if handler.state is State.READY else 503)
 
     @app.head("/version", include_in_schema=False)
-    @app.get("/version", **openapi.probe("Versions"))
+    @app.get("/version", **openapi.version())
     async def version() -> Response:
         description = handler.describe(None).as_dict()
         return _now({name: description[name] for name in ("version", "generators", "engine")})

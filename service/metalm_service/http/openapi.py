@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from metalm_proto import errors, query
 from metalm_proto.fields import Field
-from metalm_proto.spec import SPEC_FIELDS
+from metalm_proto.spec import SPEC_FIELDS, Split
 
 DESCRIPTION = """
 Seeded batches of MetaLM(V, n, l, e, L), the data of research in lifelong in-context learning.
@@ -39,6 +39,39 @@ _EXAMPLE = {
     "y": [2, 1, 5, 3, 2, 4, 1, 3, 3, 3, 5, 2],
 }
 _TRY = {"V": 4, "n": 2, "l": 3, "e": 0.2, "L": 12, "seed": 0, "start": 0, "stop": 4}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    """The schema of an object with at least these members."""
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+_COUNT = {"type": "integer", "minimum": 0}
+_TEXT = {"type": "string"}
+_TOKENS = {"type": "array", "items": _COUNT, "minItems": 1}
+_IDS = _object(mask=_COUNT, separator=_COUNT, vocabulary=_COUNT)
+_SAMPLE = _object(
+    generator=_TEXT,
+    spec={"type": "object"},
+    seed=_COUNT,
+    split={"enum": [str(split) for split in Split]},
+    ids=_IDS,
+    digest={"type": "string", "pattern": "^[0-9a-f]{16}$"},
+    index=_COUNT,
+    x=_TOKENS,
+    y=_TOKENS,
+)
+_DESCRIPTION = _object(
+    generators={"type": "array", "items": _TEXT},
+    version=_TEXT,
+    engine={"enum": ["numba", "numpy"]},
+    limits={"type": "object", "additionalProperties": _COUNT},
+)
+_DESCRIPTION["properties"]["ids"] = _IDS  # of a spec, where one is asked about
+_VERSION = ("version", "generators", "engine")
+_PROBLEM = _object(
+    title=_TEXT, status={"type": "integer", "minimum": 400}, detail=_TEXT, reason=_TEXT
+)
 
 
 class _Named(Protocol):
@@ -73,12 +106,22 @@ def describe() -> dict[str, Any]:
     return {
         "summary": "Generators, limits, version; with a spec, its token ids",
         "openapi_extra": {"parameters": [_parameter(field) for field in SPEC_FIELDS]},
-        "responses": _error_responses(),
+        "responses": {200: _json("What is offered", _DESCRIPTION), **_error_responses(400)},
     }
 
 
-def probe(summary: str) -> dict[str, Any]:
-    return {"summary": summary}
+def version() -> dict[str, Any]:
+    schema = _object(**{name: _DESCRIPTION["properties"][name] for name in _VERSION})
+    return {"summary": "Versions", "responses": {200: _json("The versions", schema)}}
+
+
+def probe(summary: str, *statuses: int) -> dict[str, Any]:
+    """`statuses`: those that it answers beside 200."""
+    schema = _object(status={"type": "string"})
+    return {
+        "summary": summary,
+        "responses": {status: _json("The state", schema) for status in (200, *statuses)},
+    }
 
 
 def _operation(
@@ -96,11 +139,14 @@ def _operation(
     }
     content: dict[str, Any] = {choice.media_type.partition(";")[0]: {} for choice in choices}
     if example is not None:
-        content["application/json"] = {"example": example}
+        content["application/json"] = {"example": example, "schema": _SAMPLE}
     return {
         "summary": summary,
         "description": description,
-        "responses": {200: {"description": "The tokens", "content": content}, **_error_responses()},
+        "responses": {
+            200: {"description": "The tokens", "content": content},
+            **_error_responses(400, 404, 503),
+        },
         "openapi_extra": {"parameters": [*map(_parameter, fields), form]},
     }
 
@@ -132,7 +178,11 @@ def _type(field: Field) -> str:
     return {int: "integer", float: "number", bool: "boolean"}.get(field.kind, "string")
 
 
-def _error_responses() -> dict[int | str, dict[str, Any]]:
+def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """A response for each status in the error table that a request can meet."""
     by_status: dict[int, list[str]] = {}
     for error in errors.ERRORS:
@@ -140,8 +190,8 @@ def _error_responses() -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "description": "A problem (RFC 9457), its reason one of " + ", ".join(reasons),
-            "content": {"application/problem+json": {}},
+            "content": {"application/problem+json": {"schema": _PROBLEM}},
         }
         for status, reasons in by_status.items()
-        if status in (400, 404, 503)
+        if status in statuses
     }
