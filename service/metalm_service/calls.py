@@ -17,7 +17,8 @@ class Call:
     """Who asks for what, through which door.
 
     `door`: "http" or "grpc". `method`: "Sample", "StreamBatches" or "Describe". `client`: whom its
-    work is counted for; the address it comes from. `request_id`: the caller's own, or one made up.
+    work is counted for: the name of its token, or the address it comes from. `request_id`: the
+    caller's own, or one made up.
     """
 
     door: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote
 
@@ -25,6 +26,8 @@ from metalm_service.calls import REQUEST_ID, Call, request_id
 from metalm_service.config import ServerConfig
 from metalm_service.handler import CallerGoneError, Handler
 from metalm_service.stalls import StallWatch
+from metalm_service.tls import Certificates
+from metalm_service.tokens import Tokens
 
 SERVICE = pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 SPARE_THREADS = 8
@@ -49,12 +52,14 @@ _log = logging.getLogger(__name__)
 
 
 class _Servicer:
-    def __init__(self, handler: Handler, stalls: StallWatch) -> None:
+    def __init__(self, handler: Handler, tokens: Tokens, stalls: StallWatch) -> None:
         self._handler = handler
+        self._tokens = tokens
         self._stalls = stalls
 
     def describe(self, data: bytes, context: grpc.ServicerContext) -> pb.DescribeResponse:
         try:
+            _client(self._tokens, context)
             message = _parsed(pb.DescribeRequest, data)
             spec = messages.spec_from_message(message.spec) if message.HasField("spec") else None
             return messages.description_to_message(self._handler.describe(spec))
@@ -63,8 +68,9 @@ class _Servicer:
 
     def sample(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         try:
+            call = self._call("Sample", context)
             request = messages.sample_request_from_message(_parsed(pb.SampleRequest, data))
-            (batch,) = self._admitted("Sample", request, context)
+            (batch,) = self._admitted(call, request, context)
             answer = wire.batch_response(wire.encode_batch(batch))
             self._stalls.reader(context).given(len(answer))
             return answer
@@ -73,9 +79,10 @@ class _Servicer:
 
     def stream_batches(self, data: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         try:
+            call = self._call("StreamBatches", context)
             message = _parsed(pb.StreamBatchesRequest, data)
             request = messages.stream_request_from_message(message)
-            batches = self._admitted("StreamBatches", request, context)
+            batches = self._admitted(call, request, context)
             reader = self._stalls.reader(context)
             # map keeps no batch while its bytes are being sent.
             for answer in map(wire.batch_response, map(wire.encode_batch, batches)):
@@ -87,14 +94,20 @@ class _Servicer:
             _abort(context, error)
 
     def _admitted(
-        self, method: str, request: BatchRequest, context: grpc.ServicerContext
+        self, call: Call, request: BatchRequest, context: grpc.ServicerContext
     ) -> Iterator[Batch]:
         """The batches of a request, whose reservation lasts until its call has ended: until then
         its bytes may wait in gRPC's own buffers, whatever this side has done."""
-        admission = self._handler.admit(_call(method, context), request)
+        admission = self._handler.admit(call, request)
         if not context.add_callback(admission.close):
             admission.close()
         return admission.batches(context.is_active)
+
+    def _call(self, method: str, context: grpc.ServicerContext) -> Call:
+        """Raises Unauthenticated."""
+        client = _client(self._tokens, context)
+        given = dict(context.invocation_metadata()).get(REQUEST_ID)
+        return Call("grpc", method, client, request_id(given if isinstance(given, str) else None))
 
 
 class GrpcServer:
@@ -103,12 +116,19 @@ class GrpcServer:
     Raises OSError if the address cannot be bound.
     """
 
-    def __init__(self, handler: Handler, config: ServerConfig) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        config: ServerConfig,
+        tokens: Tokens,
+        certificates: Certificates | None,
+    ) -> None:
         threads = config.max_requests + SPARE_THREADS
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, "grpc"),
             # More calls than threads would wait without an answer, health checks among them.
             maximum_concurrent_rpcs=threads,
+            interceptors=[_Guard(tokens)] if tokens.required else None,
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", 2**18),
@@ -119,7 +139,7 @@ class GrpcServer:
             ],
         )
         self._stalls = StallWatch(config.stall_timeout_s)
-        servicer = _Servicer(handler, self._stalls)
+        servicer = _Servicer(handler, tokens, self._stalls)
         # Not the generated servicer: it would serialise every batch once more, and call a message
         # that cannot be parsed a defect of the service.
         methods: dict[str, Any] = {
@@ -134,14 +154,20 @@ class GrpcServer:
         )
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        if config.reflection:
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
         self.set_serving(False)
         host = f"[{config.host}]" if ":" in config.host else config.host
+        place = f"{host}:{config.grpc_port}"
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{config.grpc_port}")
+            self.port = (
+                self._server.add_insecure_port(place)
+                if certificates is None
+                else self._server.add_secure_port(place, certificates.grpc_credentials())
+            )
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {host}:{config.grpc_port}") from error
+            raise OSError(f"cannot listen on {place}") from error
 
     def set_serving(self, serving: bool) -> None:
         """What the health service says, of the server and of the data service."""
@@ -160,11 +186,43 @@ class GrpcServer:
         return self._server.stop(grace_s)
 
 
-def _call(method: str, context: grpc.ServicerContext) -> Call:
-    given = dict(context.invocation_metadata()).get(REQUEST_ID)
+def _client(tokens: Tokens, context: grpc.ServicerContext) -> str:
+    """Raises Unauthenticated."""
     # "ipv4:127.0.0.1:40000", "ipv6:%5B::1%5D:40000"
-    client = unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]")
-    return Call("grpc", method, client, request_id(given if isinstance(given, str) else None))
+    address = unquote(context.peer()).partition(":")[2].rpartition(":")[0].strip("[]")
+    return tokens.client(_authorization(context.invocation_metadata()), address)
+
+
+def _authorization(metadata: Iterable[tuple[str, str | bytes]]) -> list[str]:
+    return [str(value) for name, value in metadata if name == "authorization"]
+
+
+class _Guard(grpc.ServerInterceptor):
+    """Asks for a token where the servicer does not do it: everywhere but in its own methods, which
+    count their refusals, and in health checks."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = continuation(details)
+        service = details.method.rpartition("/")[0].removeprefix("/")
+        if handler is None or service in (SERVICE, health.SERVICE_NAME):
+            return handler
+        try:
+            self._tokens.client(_authorization(details.invocation_metadata), "")
+        except errors.Unauthenticated as error:
+            # Reflection has no other kind.
+            return grpc.stream_stream_rpc_method_handler(partial(_refused, error))
+        return handler
+
+
+def _refused(error: errors.Unauthenticated, _: object, context: grpc.ServicerContext) -> NoReturn:
+    _abort(context, error)
 
 
 def _parsed(kind: type[M], data: bytes) -> M:

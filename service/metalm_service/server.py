@@ -7,7 +7,7 @@ import contextlib
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -17,8 +17,21 @@ import uvicorn
 from metalm_service.config import ServerConfig
 from metalm_service.grpc_server import GrpcServer
 from metalm_service.handler import VERSION, Handler
+from metalm_service.http.admin import create_admin_app
 from metalm_service.http.app import create_app
+from metalm_service.http.docs import HEADERS
 from metalm_service.http.protocol import BACKLOG, ConnectionLimits, GuardedProtocol, watch
+from metalm_service.tls import Certificates
+from metalm_service.tokens import Tokens
+
+_OPTIONS: dict[str, Any] = {
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "headers": HEADERS,
+    "backlog": BACKLOG,
+    "ws": "none",
+}
 
 
 def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None:
@@ -26,31 +39,46 @@ def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None
     `config.drain_timeout_s`; a second signal ends them at once. `announce` gets the line that says
     both addresses once it is ready.
 
-    Raises OSError if an address cannot be bound.
+    Raises OSError if an address cannot be bound, and InvalidArgument for a file of the
+    configuration that is not as it should be.
     """
     asyncio.run(_serve(config, announce))
 
 
 async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
+    tokens = Tokens(config.token_file, config.tokens)
+    certificates = Certificates.of(config)
     handler = Handler(config)
+    async with _administered(handler) as address:
+
+        def told(line: str) -> None:
+            announce(f"{line}, admin {address}" if address else line)
+
+        await _serve_doors(handler, tokens, certificates, told)
+
+
+async def _serve_doors(
+    handler: Handler,
+    tokens: Tokens,
+    certificates: Certificates | None,
+    announce: Callable[[str], None],
+) -> None:
+    config = handler.config
     listener = _listen(config.host, config.port)
     # gRPC does not say why it cannot listen, and prints lines of its own: so this is asked before.
     _listen(config.host, config.grpc_port).close()
-    grpc_server = GrpcServer(handler, config)
+    grpc_server = GrpcServer(handler, config, tokens, certificates)
     # A thread for each request: whose turn it is at the cores, the handler says.
     executor = ThreadPoolExecutor(config.max_requests, "generate")
     http_server = _HttpServer(
         uvicorn.Config(
-            create_app(handler, executor),
-            log_config=None,
-            access_log=False,
-            server_header=False,
+            create_app(handler, executor, tokens),
             timeout_graceful_shutdown=config.drain_timeout_s,
             # A class to uvicorn's types; it only calls it.
             http=partial(GuardedProtocol, limits=_connection_limits(config)),  # type: ignore[arg-type]
-            backlog=BACKLOG,
-            ws="none",
-        )
+            **_OPTIONS,
+        ),
+        certificates,
     )
     signalled, again = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -68,10 +96,10 @@ async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
         if warming.done():
             warming.result()
             grpc_server.set_serving(True)
-            host = f"[{config.host}]" if ":" in config.host else config.host
+            host, s = _written(config.host), "" if certificates is None else "s"
             announce(
-                f"metalm {VERSION} ready: http://{host}:{listener.getsockname()[1]} "
-                f"grpc://{host}:{grpc_server.port} ({handler.describe(None).engine} engine)"
+                f"metalm {VERSION} ready: http{s}://{host}:{listener.getsockname()[1]} "
+                f"grpc{s}://{host}:{grpc_server.port} ({handler.describe(None).engine} engine)"
             )
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
@@ -111,12 +139,40 @@ def _connection_limits(config: ServerConfig) -> ConnectionLimits:
     )
 
 
+@contextlib.asynccontextmanager
+async def _administered(handler: Handler) -> AsyncIterator[str]:
+    """Serves the port of its own until all else is over, if there is to be one; its URL."""
+    config = handler.config
+    if config.admin_port is None:
+        yield ""
+        return
+    listener = _listen(config.host, config.admin_port)
+    server = _HttpServer(
+        uvicorn.Config(create_admin_app(handler), timeout_graceful_shutdown=1, **_OPTIONS)
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"http://{_written(config.host)}:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
 class _HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers, which would stop the process under the drain."""
+
+    def __init__(self, config: uvicorn.Config, certificates: Certificates | None = None) -> None:
+        super().__init__(config)
+        config.load()
+        config.ssl = None if certificates is None else certificates.http_context()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _written(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _listen(host: str, port: int) -> socket.socket:

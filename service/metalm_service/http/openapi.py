@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Protocol
 
+from fastapi import Security
+from fastapi.security import HTTPBearer
+
 from metalm_proto import errors, query
 from metalm_proto.fields import Field
 from metalm_proto.spec import SPEC_FIELDS
@@ -81,6 +84,12 @@ def probe(summary: str) -> dict[str, Any]:
     return {"summary": summary}
 
 
+def guarded() -> dict[str, Any]:
+    """Of an operation that needs a token; the operation itself asks for it, in the words of both
+    doors."""
+    return {"dependencies": [Security(HTTPBearer(auto_error=False))]}
+
+
 def _operation(
     summary: str,
     description: str,
@@ -143,5 +152,5 @@ def _error_responses() -> dict[int | str, dict[str, Any]]:
             "content": {"application/problem+json": {}},
         }
         for status, reasons in by_status.items()
-        if status in (400, 404, 503)
+        if status in (400, 401, 404, 503)
     }
