@@ -25,6 +25,8 @@ _SAMPLE_FORMATS: dict[str, Callable[..., str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 for a failure, 2 for wrong usage."""
+    # gRPC's core would write lines of its own about each handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     parser = _parser()
     options = parser.parse_args(arguments)
     try:

@@ -35,9 +35,10 @@ class MetaLMEnv(MetaGym, gymnasium.Env[Any, Any]):
 
     V, n, l, e, L, mask_ratio, profile and language are those of `Spec`. `url` is a service as
     MetaLMClient takes it, with its `token`, `ca`, `cert` and `key` (the token better as a path:
-    gymnasium writes an environment's arguments into its errors), and `client` an open client in its place, which is not closed with the
-    environment; without either, this process generates. `seed` names the stream until `reset` is
-    given one; None draws one. `render_mode`: None, or "ansi" for text.
+    gymnasium writes an environment's arguments into its errors), and `client` an open client in its
+    place, which is not closed with the environment; without either, this process generates. `seed`
+    names the stream until `reset` is given one; None draws one. `render_mode`: None, or "ansi" for
+    text.
 
     Every `info` has `seed`, `episode` and `index` (the sample: the same number here), and `t`, how
     many tokens were predicted; after a step also `target`, the clean token that was asked for.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from metalm_proto.errors import InternalError, MetaLMError, Unauthenticated, Unavailable
 
@@ -34,21 +36,39 @@ def refusal(url: str, error: ssl.SSLError) -> MetaLMError:
 def examine(
     url: str, place: tuple[str, int], host: str, context: ssl.SSLContext, timeout_s: float
 ) -> MetaLMError | None:
-    """Why a gRPC server at `place` refuses a connection, where TLS is why.
+    """Why a gRPC server at `place` refuses connections, where TLS is why; None where it is not.
 
-    gRPC itself tells it in prose only. A server that accepts a connection speaks first (RFC 9113,
-    3.4); so does one that only now, with TLS 1.3, refuses the client's certificate.
+    gRPC itself tells it in prose only. Takes `context` for itself.
     """
     context.set_alpn_protocols(["h2"])
     try:
-        with (
-            socket.create_connection(place, timeout_s) as plain,
-            context.wrap_socket(plain, server_hostname=host) as connection,
-        ):
-            connection.recv(1)
+        with _connected(place, host, context, timeout_s) as connection:
+            # A server that accepts a connection speaks first (RFC 9113, 3.4).
+            if connection.version() != "TLSv1.3" or connection.recv(1):
+                return None
     except ssl.SSLError as error:
         found = refusal(url, error)
         return None if found.retryable else found
     except OSError:
         return None
-    return None
+    # It hung up without a word after the handshake, as gRPC's servers do where they want another
+    # certificate. In TLS 1.2 that is a part of the handshake: so this one will not come about.
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        with _connected(place, host, context, timeout_s):
+            return None
+    except (ssl.SSLEOFError, ConnectionResetError):
+        return Unauthenticated(f"{url}: it does not take this client's certificate, or wants one")
+    except OSError:
+        return None
+
+
+@contextmanager
+def _connected(
+    place: tuple[str, int], host: str, context: ssl.SSLContext, timeout_s: float
+) -> Iterator[ssl.SSLSocket]:
+    with (
+        socket.create_connection(place, timeout_s) as plain,
+        context.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        yield connection
