@@ -119,6 +119,10 @@ class Credentials:
             raise InvalidArgument("token", str(path), bound) from error
 
 
+NOBODY = Credentials()
+"""Nothing to show, and the authorities that are known anyway."""
+
+
 def _checked_token(text: str) -> str:
     if not _TOKEN.fullmatch(text):
         bound = "letters, digits, '-', '.', '_', '~', '+', '/', and '=' at the end"

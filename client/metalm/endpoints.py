@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from metalm.credentials import Credentials
+from metalm.credentials import NOBODY, Credentials
 from metalm.hosts import Host
 from metalm.retry import LONGEST_S, RetryBudget, backoff_s, jitter
-from metalm.transports import NOBODY, checked_url, connect
+from metalm.transports import checked_url, connect
 from metalm.transports.base import Transport
 from metalm_proto.errors import MetaLMError, Unavailable
 from metalm_proto.fields import U64

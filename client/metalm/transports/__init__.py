@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from urllib.parse import SplitResult, urlsplit
 
-from metalm.credentials import Credentials
+from metalm.credentials import NOBODY, Credentials
 from metalm.transports.base import Transport
 from metalm_proto.errors import InvalidArgument
 
-NOBODY = Credentials()
-"""Nothing to show, and the authorities that are known anyway."""
 _BOUND = "inprocess:, http://HOST:PORT, https://HOST:PORT, grpc://HOST:PORT or grpcs://HOST:PORT"
 
 

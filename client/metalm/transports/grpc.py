@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from metalm.credentials import Credentials
+from metalm.credentials import NOBODY, Credentials
 from metalm.transports import tls
 from metalm.transports.base import BatchStream, Transport
 from metalm.transports.relay import RelayTransport
@@ -55,7 +55,7 @@ class GrpcTransport:
         secure: bool,
         timeout_s: float,
         address: str | None = None,
-        credentials: Credentials,
+        credentials: Credentials = NOBODY,
     ) -> None:
         _used_by[:] = [os.getpid()]
         self._url = f"grpc{'s' if secure else ''}://{target}"
@@ -177,8 +177,9 @@ class GrpcTransport:
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             grpc.StatusCode.CANCELLED,
             # The service says more than that when it fails. This is gRPC itself, for bytes that
-            # make no sense to it.
+            # make no sense to it, or that TLS finds altered.
             grpc.StatusCode.INTERNAL,
+            grpc.StatusCode.UNKNOWN,
         ):
             return errors.Unavailable(message)
         return errors.InternalError(f"{message} ({code.name})")

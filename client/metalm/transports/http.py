@@ -14,7 +14,7 @@ import numpy as np
 import urllib3
 from urllib3 import exceptions
 
-from metalm.credentials import Credentials
+from metalm.credentials import NOBODY, Credentials
 from metalm.transports import tls
 from metalm.transports.base import BatchStream
 from metalm_proto import query, wire
@@ -53,7 +53,7 @@ class HttpTransport:
         *,
         timeout_s: float,
         address: str | None = None,
-        credentials: Credentials,
+        credentials: Credentials = NOBODY,
     ) -> None:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
