@@ -57,7 +57,7 @@ class Credentials:
         if isinstance(self.token, str):
             object.__setattr__(self, "token", Secret(_checked_token(self.token)))
         elif self.token is not None:
-            self._token_of(Path(self.token))
+            self._token_of(self.token)
         for name in ("ca", "cert", "key"):
             path = getattr(self, name)
             if path is not None:
@@ -84,7 +84,7 @@ class Credentials:
         if self.token is None:
             return {}
         try:
-            token = self.token if isinstance(self.token, str) else self._token_of(Path(self.token))
+            token = self.token if isinstance(self.token, str) else self._token_of(self.token)
         except InvalidArgument as error:
             raise Unauthenticated(str(error)) from error
         return {"authorization": f"Bearer {token}"}
@@ -111,10 +111,10 @@ class Credentials:
         return ca, key, cert
 
     @staticmethod
-    def _token_of(path: Path) -> str:
+    def _token_of(path: os.PathLike[str]) -> str:
         try:
-            return _checked_token(path.read_text("ascii").strip())
-        except (OSError, UnicodeDecodeError) as error:
+            return _checked_token(Path(path).read_text("ascii").strip())
+        except (OSError, UnicodeDecodeError, TypeError) as error:
             bound = f"a token, or the path of a file with one ({getattr(error, 'strerror', error)})"
             raise InvalidArgument("token", str(path), bound) from error
 
