@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from metalm import flags
+from metalm.doctor.command import add_doctor_flags, doctor
 from metalm.files.command import add_generate_flags, add_verify_flags, generate, verify
 from metalm.replay import add_replay_flags, replay
 from metalm_proto import formats
@@ -135,6 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     add_verify_flags(command("verify", verify, "Compare files with the samples they should hold."))
 
     add_replay_flags(command("replay", replay, "Print the batch that a run saw at a step."))
+
+    add_doctor_flags(command("doctor", doctor, "Say what is wrong with a service, from here."))
 
     benching = command("bench", _bench, "Measure the speed of this machine's generator and doors.")
     benching.add_argument("--quick", action="store_true", help="fewer repetitions, less certain")

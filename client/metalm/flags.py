@@ -28,6 +28,11 @@ def add_url(parser: argparse.ArgumentParser) -> None:
         "process generates",
     )
     add(parser, TIMEOUT)
+    add_credentials(parser)
+
+
+def add_credentials(parser: argparse.ArgumentParser) -> None:
+    """What a service may want to be shown."""
     parser.add_argument(
         "--token-file",
         metavar="FILE",
@@ -71,7 +76,7 @@ def client(options: argparse.Namespace) -> MetaLMClient:
 
 
 def credentials(options: argparse.Namespace) -> CredentialArguments:
-    """What stands in the flags of `add_url`, and in the environment."""
+    """What stands in the flags of `add_credentials`, and in the environment."""
     given = options.token_file
     return {
         "token": os.environ.get("METALM_TOKEN") if given is None else Path(given),
