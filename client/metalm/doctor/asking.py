@@ -44,6 +44,7 @@ def asked(check: str, target: Target, credentials: Credentials, ask: Callable[[]
             mend = _mend(error, credentials)
         kind = "token" if isinstance(error, Unauthenticated) else check
         kind = "TLS" if "certificate" in str(error) else kind
+        kind = "bytes" if isinstance(error, CorruptBatch) else kind
         said = str(error).removeprefix(f"{target.url}: ")
         raise Stop(kind, target.name, said, mend) from error
 

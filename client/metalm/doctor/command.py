@@ -90,29 +90,42 @@ def examine(
     well = []
     for url in dict.fromkeys(urls):
         try:
-            found, finding = targets(url, checked_url(url))
+            found = targets(url, checked_url(url))
         except Stop as stop:
             yield stop.finding
             continue
-        yield finding
-        for target in found:
+        if found[0].address != found[0].parts.hostname:
+            addresses = ", ".join(target.address for target in found)
+            yield Finding("name", url, "ok", f"{found[0].parts.hostname} is {addresses}")
+        for target, reached in _reached(found):
+            yield reached
+            if reached.state != "ok":
+                continue
             try:
-                yield from _endpoint(target, credentials, wanted, timeout_s)
+                if target.secure:
+                    yield from handshake(target, credentials, timeout_s)
+                yield from service(target, credentials, wanted, timeout_s)
             except Stop as stop:
                 yield stop.finding
             else:
                 well.append(url)
     if well:
-        yield speed(
-            list(dict.fromkeys(well)), credentials, wanted, seconds=seconds, timeout_s=timeout_s
-        )
+        urls = list(dict.fromkeys(well))
+        yield speed(urls, credentials, wanted, seconds=seconds, timeout_s=timeout_s)
 
 
-def _endpoint(
-    target: Target, credentials: Credentials, wanted: Wanted, timeout_s: float
-) -> Iterator[Finding]:
-    """Raises Stop."""
-    yield connection(target, min(timeout_s, 3.0))
-    if target.secure:
-        yield from handshake(target, credentials, timeout_s)
-    yield from service(target, credentials, wanted, timeout_s)
+def _reached(found: list[Target]) -> list[tuple[Target, Finding]]:
+    """Whether there is anybody at the addresses of a host. An address without, beside others, is no
+    more than worth a look: trainers go to the others."""
+    findings = []
+    for target in found:
+        try:
+            findings.append(connection(target))
+        except Stop as stop:
+            findings.append(stop.finding)
+    if any(map(is_well, ([finding] for finding in findings))):
+        findings = [
+            finding if is_well([finding]) else replace(finding, state="note")
+            for finding in findings
+        ]
+    return list(zip(found, findings, strict=True))

@@ -17,6 +17,8 @@ from metalm.doctor.findings import Finding, Stop
 from metalm.transports import tls
 from metalm_proto.errors import MetaLMError
 
+_CONNECT_S = 3.0
+"""As long as a trainer's client waits for a connection."""
 _PORTS = {"http": 80, "https": 443}
 _RENEW_DAYS = 14
 # OpenSSL's numbers (X509_V_ERR_…), which ssl hands on.
@@ -45,8 +47,8 @@ def port_of(parts: SplitResult) -> int:
     return parts.port or _PORTS[parts.scheme]
 
 
-def targets(url: str, parts: SplitResult) -> tuple[list[Target], Finding]:
-    """All addresses of the URL's host, and what is to be said of them. Raises Stop."""
+def targets(url: str, parts: SplitResult) -> list[Target]:
+    """All addresses of the URL's host. Raises Stop."""
     host = parts.hostname or ""
     try:
         found = socket.getaddrinfo(host, port_of(parts), type=socket.SOCK_STREAM)
@@ -59,28 +61,26 @@ def targets(url: str, parts: SplitResult) -> tuple[list[Target], Finding]:
         ) from error
     addresses = list(dict.fromkeys(str(place[4][0]) for place in found))
     several = len(addresses) > 1
-    plural = f"{len(addresses)} addresses" if several else "one address"
-    finding = Finding("name", url, "ok", f"{host} has {plural}: {', '.join(addresses)}")
     return [
         Target(url, parts, address, f"{url} ({address})" if several else url)
         for address in addresses
-    ], finding
+    ]
 
 
-def connection(target: Target, timeout_s: float) -> Finding:
+def connection(target: Target) -> Finding:
     """Raises Stop."""
     address, port = target.place
     began = time.monotonic()
     try:
-        socket.create_connection(target.place, timeout_s).close()
+        socket.create_connection(target.place, _CONNECT_S).close()
     except OSError as error:
-        said, mend = _unreachable(error, address, port, timeout_s)
+        said, mend = _unreachable(error, address, port)
         raise Stop("connection", target.name, said, mend) from error
     elapsed_ms = (time.monotonic() - began) * 1e3
     return Finding("connection", target.name, "ok", f"port {port} answers in {elapsed_ms:.1f} ms")
 
 
-def _unreachable(error: OSError, address: str, port: int, timeout_s: float) -> tuple[str, str]:
+def _unreachable(error: OSError, address: str, port: int) -> tuple[str, str]:
     if error.errno == errno.ECONNREFUSED:
         return f"nothing listens on port {port} of {address}", (
             "start the service there, or mend the port in the URL: it is METALM_PORT for HTTP "
@@ -88,7 +88,7 @@ def _unreachable(error: OSError, address: str, port: int, timeout_s: float) -> t
             "its own the service listens only where METALM_HOST says so"
         )
     if isinstance(error, TimeoutError):
-        return f"no answer from port {port} of {address} within {timeout_s:g} s", (
+        return f"no answer from port {port} of {address} within {_CONNECT_S:g} s", (
             "look for a firewall or a network policy on the way, and whether the machine is up"
         )
     said = f"no way to port {port} of {address}: {error.strerror or error}"
@@ -115,8 +115,12 @@ def handshake(target: Target, credentials: Credentials, timeout_s: float) -> Ite
         f"ends {certificate['notAfter']}"
     )
     soon = days < _RENEW_DAYS
-    mend = f"have it renewed: {days} days are left" if soon else ""
+    mend = f"have it renewed: it ends {_within(days)}" if soon else ""
     yield Finding("TLS", target.name, "note" if soon else "ok", said, mend)
+
+
+def _within(days: int) -> str:
+    return "within a day" if days < 1 else f"in {days} days"
 
 
 def _mend(
