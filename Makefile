@@ -1,7 +1,7 @@
 # make serve   sets up a fresh machine and serves
 # make test    sets up and tests
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto lock bench chaos docker-test lowest frameworks clean
+.PHONY: help serve test check format proto lock bench chaos docker-test lowest frameworks audit clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -77,6 +77,12 @@ chaos: $(VENV)/dev ## torment replicas under 100 000 batches and compare with th
 frameworks: $(VENV)/frameworks ## run the tests with torch, torchdata, grain, datasets and jax
 	$(VENV)/frameworks-versions/bin/metalm warm
 	$(VENV)/frameworks-versions/bin/python -m pytest tests/frameworks $(PYTEST_ARGS)
+
+audit: | $(BIN)/python ## compare the locked dependencies with the known vulnerabilities
+	test -x $(VENV)/audit/bin/pip-audit \
+		|| { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit; }
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		--requirement requirements.lock --requirement docker/build-requirements.lock
 
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
 	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh
