@@ -81,7 +81,12 @@ def titles(text: str) -> list[str]:
 
 
 def test_links_in_the_documents_lead_somewhere() -> None:
-    for document in [*ROOT.glob("*.md"), *ROOT.glob("proto/**/*.md"), *ROOT.glob("client/*.md"), *ROOT.glob("service/*.md")]:
+    for document in [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("proto/**/*.md"),
+        *ROOT.glob("client/*.md"),
+        *ROOT.glob("service/*.md"),
+    ]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -270,6 +271,16 @@ def test_every_answer_tells_browsers_what_it_is_not(service: Service) -> None:
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["Referrer-Policy"] == "no-referrer"
         assert "Server" not in headers
+
+
+def test_so_do_refusals_without_a_request(service: Service) -> None:
+    host, port = service.http.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 30) as connection:
+        connection.sendall(b"no request\r\n\r\n")
+        answer = connection.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"content-security-policy: default-src 'none'") == 1
+    assert b"nosniff" in answer
 
 
 def test_the_page_has_nothing_that_its_policy_forbids(service: Service) -> None:
