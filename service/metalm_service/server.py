@@ -79,6 +79,7 @@ async def _serve_doors(
             **_OPTIONS,
         ),
         certificates,
+        config.request_timeout_s,
     )
     signalled, again = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -161,10 +162,41 @@ async def _administered(handler: Handler) -> AsyncIterator[str]:
 class _HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers, which would stop the process under the drain."""
 
-    def __init__(self, config: uvicorn.Config, certificates: Certificates | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        certificates: Certificates | None = None,
+        handshake_timeout_s: float | None = None,
+    ) -> None:
         super().__init__(config)
         config.load()
         config.ssl = None if certificates is None else certificates.http_context()
+        self._handshake_timeout_s = None if certificates is None else handshake_timeout_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens itself: uvicorn gives a handshake a minute, and has no setting for it."""
+        await super().startup(sockets=[])
+        loop = asyncio.get_running_loop()
+        config = self.config
+
+        def connected() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn calls it
+                config=config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+                _loop=loop,
+            )
+
+        for listener in sockets or ():
+            self.servers.append(
+                await loop.create_server(
+                    connected,
+                    sock=listener,
+                    ssl=config.ssl,
+                    backlog=config.backlog,
+                    ssl_handshake_timeout=self._handshake_timeout_s,
+                )
+            )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

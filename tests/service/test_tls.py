@@ -175,6 +175,16 @@ def test_old_versions_of_tls_are_refused(secure: Service) -> None:
     assert answers[1][:1] != b"\x16"
 
 
+def test_a_handshake_must_arrive_in_time(authority: Authority) -> None:
+    with running(*authority.flags(), "--request-timeout-s", "1") as service:
+        for url in (service.http, service.grpc):
+            host, port = url.partition("://")[2].split(":")
+            # Less than asyncio's own minute, and than the time that the socket is given.
+            with socket.create_connection((host, int(port)), 30) as connection:
+                connection.sendall(OLD_HELLO[:20])
+                assert connection.recv(10) == b""
+
+
 def put(issued: Issued, place: Path) -> None:
     """Puts the files of a certificate in the place of others, in the worst order."""
     shutil.copy(issued.cert, place / "new")
