@@ -1,7 +1,7 @@
 # make serve   sets up a fresh machine and serves
 # make test    sets up and tests
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto lock bench chaos soak fuzz metrics-test docker-test lowest frameworks clean
+.PHONY: help serve test check format proto lock bench chaos soak fuzz metrics-test docker-test lowest frameworks audit clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -90,6 +90,12 @@ frameworks: $(VENV)/frameworks ## run the tests with torch, torchdata, grain, da
 
 metrics-test: $(VENV)/dev ## check Prometheus' rules, and let a real one scrape a real service
 	PYTHON=$(abspath $(BIN))/python tests/prometheus/run.sh
+
+audit: | $(BIN)/python ## compare the locked dependencies with the known vulnerabilities
+	test -x $(VENV)/audit/bin/pip-audit \
+		|| { $(PYTHON) -m venv $(VENV)/audit && $(VENV)/audit/bin/python -m pip install --quiet pip-audit; }
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
+		--requirement requirements.lock --requirement docker/build-requirements.lock
 
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
 	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh

@@ -13,7 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Queue
 
-READY = re.compile(r"metalm \S+ ready: (http://\S+) (grpc://\S+) \((\w+) engine\)")
+READY = re.compile(
+    r"metalm \S+ ready: (https?://\S+) (grpcs?://\S+) \((\w+) engine\)(?:, admin (\S+))?"
+)
 START_TIMEOUT_S = 60
 
 
@@ -24,6 +26,7 @@ class Service:
     process: subprocess.Popen[str]
     http: str
     grpc: str
+    admin: str
     lines: list[str] = field(default_factory=list)
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30) -> int:
@@ -68,7 +71,7 @@ def running(*flags: str, program: str = "metalm", **environment: str) -> Iterato
         while not (match := READY.search(printed.get(timeout=START_TIMEOUT_S))):
             if process.poll() is not None:
                 raise RuntimeError("".join(lines))
-        yield Service(process, match[1], match[2], lines)
+        yield Service(process, match[1], match[2], match[4] or "", lines)
     finally:
         process.kill()
         process.wait()

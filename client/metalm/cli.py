@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from metalm import flags
+from metalm.doctor.command import add_doctor_flags, doctor
 from metalm.files.command import add_generate_flags, add_verify_flags, generate, verify
 from metalm.replay import add_replay_flags, replay
 from metalm.top.command import add_top_flags, top
@@ -25,6 +26,8 @@ _SAMPLE_FORMATS: dict[str, Callable[..., str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 for a failure, 2 for wrong usage."""
+    # gRPC's core would write lines of its own about each handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -132,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     add_replay_flags(command("replay", replay, "Print the batch that a run saw at a step."))
 
     add_top_flags(command("top", top, "Show what the replicas of a service are doing."))
+    add_doctor_flags(command("doctor", doctor, "Say what is wrong with a service, from here."))
 
     benching = command("bench", _bench, "Measure the speed of this machine's generator and doors.")
     benching.add_argument("--quick", action="store_true", help="fewer repetitions, less certain")

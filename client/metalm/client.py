@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Self, TypedDict, Unpack
 
+from metalm.credentials import Credentials
 from metalm.endpoints import Endpoints
 from metalm.failover import FailoverTransport
 from metalm.forks import keep
@@ -72,6 +73,12 @@ class MetaLMClient:
     until one does again. `hedge=True`: a window later than 95 % of those before it is asked of a
     second endpoint as well (not without prefetching).
 
+    `token`: what the service wants to be shown, as text, or as a `pathlib.Path` to a file that is
+    read for each request. It is sent over http:// and grpc:// only to this machine, unless
+    `allow_plaintext_token` is set. `ca`: PEM file of the authorities to trust; `cert` and `key`:
+    PEM files of this client's own certificate, for a service that asks for one. What cannot be
+    trusted, or does not trust, raises Unauthenticated at once, if no other endpoint is well.
+
     Everywhere, `spec` or its fields as keywords (V, n, l, e, L, mask_ratio, profile, language) say
     what to generate; `seed` names the stream (None draws one); samples are counted by `index`,
     `first`, `start` and `stop`. Raises InvalidArgument for a value out of bounds, and any other
@@ -92,6 +99,11 @@ class MetaLMClient:
         timeout_s: float = TIMEOUT.default,
         fallback: str | None = None,
         hedge: bool = False,
+        token: str | os.PathLike[str] | None = None,
+        ca: str | os.PathLike[str] | None = None,
+        cert: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+        allow_plaintext_token: bool = False,
     ) -> None:
         self.urls = (urls,) if isinstance(urls, str) else tuple(urls)
         if not self.urls:
@@ -101,6 +113,9 @@ class MetaLMClient:
             raise InvalidArgument("fallback", fallback, "None or 'inprocess'")
         self._fallback = fallback
         self._hedge = hedge
+        self._credentials = Credentials(
+            token=token, ca=ca, cert=cert, key=key, allow_plaintext_token=allow_plaintext_token
+        )
         self._closed = False
         self._connect()
 
@@ -233,7 +248,7 @@ class MetaLMClient:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("urls", "_timeout_s", "_fallback", "_hedge", "_closed")
+        names = ("urls", "_timeout_s", "_fallback", "_hedge", "_credentials", "_closed")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -242,7 +257,10 @@ class MetaLMClient:
 
     def _connect(self) -> None:
         endpoints = Endpoints(
-            self.urls, timeout_s=self._timeout_s, fallback=self._fallback is not None
+            self.urls,
+            timeout_s=self._timeout_s,
+            fallback=self._fallback is not None,
+            credentials=self._credentials,
         )
         self._transport = FailoverTransport(endpoints, timeout_s=self._timeout_s)
         self._process = os.getpid()

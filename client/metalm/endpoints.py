@@ -10,9 +10,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from metalm.credentials import NOBODY, Credentials
 from metalm.hosts import Host
 from metalm.retry import LONGEST_S, RetryBudget, backoff_s, jitter
-from metalm.transports import connect
+from metalm.transports import checked_url, connect
 from metalm.transports.base import Transport
 from metalm_proto.errors import MetaLMError, Unavailable
 from metalm_proto.fields import U64
@@ -51,13 +52,24 @@ class Endpoints:
     With `fallback` requests go to this process where no endpoint is well, until one is again.
     """
 
-    def __init__(self, urls: Sequence[str], *, timeout_s: float, fallback: bool) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        timeout_s: float,
+        fallback: bool,
+        credentials: Credentials = NOBODY,
+    ) -> None:
         """Raises InvalidArgument. Nothing is sent or looked up yet."""
+        for url in urls:
+            credentials.check(url, checked_url(url))
         self.budget = RetryBudget()
         self._timeout_s = timeout_s
         # Nobody gives up before he has tried.
         self._longest_s = min(LONGEST_S, timeout_s / 4)
-        self._connect: Callable[..., Transport] = partial(connect, timeout_s=timeout_s)
+        self._connect: Callable[..., Transport] = partial(
+            connect, timeout_s=timeout_s, credentials=credentials
+        )
         self._hosts = {Host(url): dict[str, Endpoint]() for url in dict.fromkeys(urls)}
         self._fallback: Endpoint | None = None
         if fallback:

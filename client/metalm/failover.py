@@ -22,6 +22,7 @@ from metalm_proto.errors import (
     InternalError,
     LimitExceeded,
     MetaLMError,
+    Unauthenticated,
     Unavailable,
     Unreachable,
 )
@@ -218,8 +219,9 @@ class _Trouble:
             self._cause = error
 
     def _heals(self, endpoint: Endpoint, error: MetaLMError) -> bool:
-        if isinstance(error, InternalError):
-            # One replica, or what stands before it, may be broken while the others are not.
+        if isinstance(error, InternalError | Unauthenticated):
+            # One replica, or what stands before it, may be broken while the others are not, or
+            # know less of tokens and certificates than they do.
             self._defective.add(endpoint)
             return self._endpoints.has_others(self._defective)
         return error.retryable

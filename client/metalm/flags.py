@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+from pathlib import Path
 from typing import Any
 
 from metalm.client import TIMEOUT, MetaLMClient
+from metalm.credentials import CredentialArguments
 from metalm_proto.fields import Field
 from metalm_proto.spec import SEED, SPEC_FIELDS, SPLIT, Spec
 
@@ -25,6 +28,24 @@ def add_url(parser: argparse.ArgumentParser) -> None:
         "process generates",
     )
     add(parser, TIMEOUT)
+    add_credentials(parser)
+
+
+def add_credentials(parser: argparse.ArgumentParser) -> None:
+    """What a service may want to be shown."""
+    parser.add_argument(
+        "--token-file",
+        metavar="FILE",
+        help="file with the token that the service wants [the variable METALM_TOKEN, if it is set]",
+    )
+    parser.add_argument("--ca", metavar="FILE", help="PEM file of the authorities to trust")
+    parser.add_argument("--cert", metavar="FILE", help="PEM file of this client's certificate")
+    parser.add_argument("--key", metavar="FILE", help="PEM file of its key [in the one of --cert]")
+    parser.add_argument(
+        "--allow-plaintext-token",
+        action="store_true",
+        help="send the token over http:// and grpc:// to other machines, where others can read it",
+    )
 
 
 def add(parser: argparse.ArgumentParser, field: Field) -> None:
@@ -49,7 +70,21 @@ def parsed(field: Field, options: argparse.Namespace) -> Any:
 
 def client(options: argparse.Namespace) -> MetaLMClient:
     """Raises InvalidArgument."""
-    return MetaLMClient(options.url or "inprocess:", timeout_s=parsed(TIMEOUT, options))
+    return MetaLMClient(
+        options.url or "inprocess:", timeout_s=parsed(TIMEOUT, options), **credentials(options)
+    )
+
+
+def credentials(options: argparse.Namespace) -> CredentialArguments:
+    """What stands in the flags of `add_credentials`, and in the environment."""
+    given = options.token_file
+    return {
+        "token": os.environ.get("METALM_TOKEN") if given is None else Path(given),
+        "ca": options.ca,
+        "cert": options.cert,
+        "key": options.key,
+        "allow_plaintext_token": options.allow_plaintext_token,
+    }
 
 
 def spec(options: argparse.Namespace) -> Spec:

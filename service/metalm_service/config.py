@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -58,6 +58,36 @@ CONFIG_FIELDS = (
         upper=65535,
         doc="gRPC port; 0 lets the system choose one",
     ),
+    Field(
+        name="admin_port",
+        lower=0,
+        upper=65535,
+        doc="plain HTTP port for /healthz, /readyz and /metrics, which then are on no other port "
+        "than this, but for the first two; 0 lets the system choose one",
+    ),
+    Field(
+        name="tls_cert",
+        kind=str,
+        doc="PEM file of the server's certificate chain: both doors speak TLS only",
+    ),
+    Field(name="tls_key", kind=str, doc="PEM file of the certificate's key"),
+    Field(
+        name="tls_client_ca",
+        kind=str,
+        doc="PEM file of authorities: clients need a certificate from one of them",
+    ),
+    Field(
+        name="token_file",
+        kind=str,
+        doc="file with a 'NAME TOKEN' a line: clients need one of the tokens",
+    ),
+    Field(
+        name="tokens",
+        kind=str,
+        doc="the same with commas between, in place of a file or beside it",
+    ),
+    Field(name="docs", kind=bool, default=True, doc="serve /docs and /openapi.json"),
+    Field(name="reflection", kind=bool, default=True, doc="serve gRPC reflection"),
     Field(
         name="threads",
         default=min(32, _cores()),
@@ -151,6 +181,8 @@ CONFIG_FIELDS = (
         doc="least that is logged, debug, info, warning or error; calls are info, probes debug",
     ),
 )
+SECRET = {"tokens"}
+"""What is no flag, as all users of a machine see those, and in no repr."""
 _BY_NAME = {field.name: field for field in CONFIG_FIELDS}
 
 
@@ -161,6 +193,14 @@ class ServerConfig:
     host: str = _BY_NAME["host"].default
     port: int = _BY_NAME["port"].default
     grpc_port: int = _BY_NAME["grpc_port"].default
+    admin_port: int | None = _BY_NAME["admin_port"].default
+    tls_cert: str | None = _BY_NAME["tls_cert"].default
+    tls_key: str | None = _BY_NAME["tls_key"].default
+    tls_client_ca: str | None = _BY_NAME["tls_client_ca"].default
+    token_file: str | None = _BY_NAME["token_file"].default
+    tokens: str | None = field(default=_BY_NAME["tokens"].default, repr=False)
+    docs: bool = _BY_NAME["docs"].default
+    reflection: bool = _BY_NAME["reflection"].default
     threads: int = _BY_NAME["threads"].default
     max_message_bytes: int = _BY_NAME["max_message_bytes"].default
     max_request_samples: int = _BY_NAME["max_request_samples"].default
@@ -176,10 +216,22 @@ class ServerConfig:
     log_level: LogLevel = _BY_NAME["log_level"].default
 
     def __post_init__(self) -> None:
-        for field in CONFIG_FIELDS:
-            object.__setattr__(self, field.name, field.check(getattr(self, field.name)))
+        for known in CONFIG_FIELDS:
+            value = getattr(self, known.name)
+            if value is not None or known.default is not None:
+                object.__setattr__(self, known.name, known.check(value))
+            # A secret that did not arrive must not open the doors.
+            if value == "" and known.default is None:
+                raise InvalidArgument(known.name, value, "absent, or not empty")
         if self.port and self.port == self.grpc_port:
             raise InvalidArgument("grpc_port", self.grpc_port, "another port than port")
+        if self.admin_port and self.admin_port in (self.port, self.grpc_port):
+            raise InvalidArgument("admin_port", self.admin_port, "another port than both doors'")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            name = "tls_key" if self.tls_cert else "tls_cert"
+            raise InvalidArgument(name, None, "given, as certificate and key go together")
+        if self.tls_client_ca and not self.tls_cert:
+            raise InvalidArgument("tls_cert", None, "given where tls_client_ca is")
         if not self.host:
             raise InvalidArgument("host", self.host, "an address or a host name")
         if self.max_inflight_bytes < COPIES * self.max_message_bytes:
@@ -188,12 +240,17 @@ class ServerConfig:
 
     @classmethod
     def add_flags(cls, parser: argparse.ArgumentParser) -> None:
-        for field in CONFIG_FIELDS:
+        for known in CONFIG_FIELDS:
+            if known.name in SECRET:
+                continue
+            default = "" if known.default is None else f"; default {known.default}"
             parser.add_argument(
-                _flag(field.name),
-                metavar=field.kind.__name__.upper(),
-                help=f"{field.doc} [{_variable(field.name)}; default {field.default}]",
+                _flag(known.name),
+                metavar=known.kind.__name__.upper(),
+                help=f"{known.doc} [{_variable(known.name)}{default}]",
             )
+        (tokens,) = SECRET
+        parser.epilog = f"In the environment only: {_variable(tokens)}, {_BY_NAME[tokens].doc}."
 
     @classmethod
     def load(cls, flags: Mapping[str, Any], environment: Mapping[str, str]) -> ServerConfig:
@@ -203,15 +260,15 @@ class ServerConfig:
         together with another value its name.
         """
         values = {}
-        for field in CONFIG_FIELDS:
+        for known in CONFIG_FIELDS:
             sources = (
-                (_flag(field.name), flags.get(field.name)),
-                (_variable(field.name), environment.get(_variable(field.name))),
+                (_flag(known.name), flags.get(known.name)),
+                (_variable(known.name), environment.get(_variable(known.name))),
             )
             for source, text in sources:
                 if text is not None:
                     try:
-                        values[field.name] = field.parse(text)
+                        values[known.name] = known.parse(text)
                     except InvalidArgument as error:
                         raise InvalidArgument(source, text, error.bound) from None
                     break

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import grpc
@@ -25,6 +26,8 @@ from metalm_service.decoding import DecodingInterceptor
 from metalm_service.grpc_calls import CallContext, CallsInterceptor
 from metalm_service.handler import Admission, CallerGoneError, Handler
 from metalm_service.stalls import StallWatch
+from metalm_service.tls import Certificates
+from metalm_service.tokens import Tokens
 
 SERVICE = pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 SPARE_THREADS = 8
@@ -49,12 +52,14 @@ _log = logging.getLogger(__name__)
 
 
 class _Servicer:
-    def __init__(self, handler: Handler, stalls: StallWatch) -> None:
+    def __init__(self, handler: Handler, tokens: Tokens, stalls: StallWatch) -> None:
         self._handler = handler
+        self._tokens = tokens
         self._stalls = stalls
 
     def describe(self, data: bytes, context: CallContext) -> pb.DescribeResponse:
         try:
+            self._identify(context)
             message = _parsed(pb.DescribeRequest, data)
             spec = messages.spec_from_message(message.spec) if message.HasField("spec") else None
             return messages.description_to_message(self._handler.describe(spec))
@@ -63,6 +68,7 @@ class _Servicer:
 
     def sample(self, data: bytes, context: CallContext) -> bytes:
         try:
+            self._identify(context)
             request = messages.sample_request_from_message(_parsed(pb.SampleRequest, data))
             admission = self._admitted(request, context)
             (answer,) = context.call.sent(_encoded(admission, context))
@@ -73,6 +79,7 @@ class _Servicer:
 
     def stream_batches(self, data: bytes, context: CallContext) -> Iterator[bytes]:
         try:
+            self._identify(context)
             message = _parsed(pb.StreamBatchesRequest, data)
             request = messages.stream_request_from_message(message)
             admission = self._admitted(request, context)
@@ -95,6 +102,12 @@ class _Servicer:
             admission.close()
         return admission
 
+    def _identify(self, context: CallContext) -> None:
+        """Raises Unauthenticated."""
+        call = context.call
+        given = _authorization(context.invocation_metadata())
+        call.client = self._tokens.client(given, call.client)
+
 
 class GrpcServer:
     """The gRPC server of a configuration; `port` is the one it listens on.
@@ -102,13 +115,21 @@ class GrpcServer:
     Raises OSError if the address cannot be bound.
     """
 
-    def __init__(self, handler: Handler, config: ServerConfig, calls: Calls) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        config: ServerConfig,
+        calls: Calls,
+        tokens: Tokens,
+        certificates: Certificates | None,
+    ) -> None:
         threads = config.max_requests + SPARE_THREADS
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, "grpc"),
             # More calls than threads would wait without an answer, health checks among them.
             maximum_concurrent_rpcs=threads,
-            interceptors=[CallsInterceptor(calls), DecodingInterceptor()],
+            # The last two are given what the first makes of a context.
+            interceptors=[CallsInterceptor(calls), _Guard(tokens), DecodingInterceptor()],
             options=[
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", 2**18),
@@ -120,7 +141,7 @@ class GrpcServer:
         )
         logging.getLogger("grpc._cython.cygrpc").addFilter(_worth_a_line)
         self._stalls = StallWatch(config.stall_timeout_s)
-        servicer = _Servicer(handler, self._stalls)
+        servicer = _Servicer(handler, tokens, self._stalls)
         # Not the generated servicer: it would serialise every batch once more, and call a message
         # that cannot be parsed a defect of the service.
         methods: dict[str, Any] = {
@@ -135,14 +156,20 @@ class GrpcServer:
         )
         self._health = health.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        if config.reflection:
+            names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+            reflection.enable_server_reflection(names, self._server)
         self.set_serving(False)
         host = f"[{config.host}]" if ":" in config.host else config.host
+        place = f"{host}:{config.grpc_port}"
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{config.grpc_port}")
+            self.port = (
+                self._server.add_insecure_port(place)
+                if certificates is None
+                else self._server.add_secure_port(place, certificates.grpc_credentials())
+            )
         except RuntimeError as error:
-            raise OSError(f"cannot listen on {host}:{config.grpc_port}") from error
+            raise OSError(f"cannot listen on {place}") from error
 
     def set_serving(self, serving: bool) -> None:
         """What the health service says, of the server and of the data service."""
@@ -171,6 +198,38 @@ def _worth_a_line(record: logging.LogRecord) -> bool:
     """Not a traceback for each header whose bytes are no UTF-8: gRPC reads it as Latin-1 and goes
     on, and a request of some KiB could fill a disk with them."""
     return not str(record.msg).startswith("Invalid encoding on")
+
+
+def _authorization(metadata: Iterable[tuple[str, str | bytes]]) -> list[str]:
+    return [str(value) for name, value in metadata if name == "authorization"]
+
+
+class _Guard(grpc.ServerInterceptor):
+    """Asks for a token where the servicer does not do it: everywhere but in its own methods, which
+    count their refusals, and in health checks."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler = continuation(details)
+        service = details.method.rpartition("/")[0].removeprefix("/")
+        if handler is None or service in (SERVICE, health.SERVICE_NAME):
+            return handler
+        try:
+            self._tokens.client(_authorization(details.invocation_metadata), "")
+        except errors.Unauthenticated as error:
+            # Reflection has no other kind.
+            return grpc.stream_stream_rpc_method_handler(partial(_refused, error))
+        return handler
+
+
+def _refused(error: errors.Unauthenticated, _: object, context: CallContext) -> NoReturn:
+    _abort(context, error)
 
 
 def _parsed(kind: type[M], data: bytes) -> M:

@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -19,11 +19,24 @@ from metalm_service.calls import Calls
 from metalm_service.config import ServerConfig
 from metalm_service.grpc_server import GrpcServer
 from metalm_service.handler import VERSION, Handler
+from metalm_service.http.admin import create_admin_app
 from metalm_service.http.app import create_app
+from metalm_service.http.docs import HEADERS
 from metalm_service.http.protocol import BACKLOG, ConnectionLimits, GuardedProtocol, watch
 from metalm_service.logs import CallLog
 from metalm_service.metrics import Metrics
+from metalm_service.tls import Certificates
+from metalm_service.tokens import Tokens
 from metalm_service.tracing import tracing
+
+_OPTIONS: dict[str, Any] = {
+    "log_config": None,
+    "access_log": False,
+    "server_header": False,
+    "headers": HEADERS,
+    "backlog": BACKLOG,
+    "ws": "none",
+}
 
 
 def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None:
@@ -31,35 +44,54 @@ def serve(config: ServerConfig, announce: Callable[[str], None] = print) -> None
     `config.drain_timeout_s`; a second signal ends them at once. `announce` gets the line that says
     both addresses once it is ready.
 
-    Raises OSError if an address cannot be bound, InvalidArgument if traces are asked for that
-    cannot be made.
+    Raises OSError if an address cannot be bound, and InvalidArgument for a file of the
+    configuration that is not as it should be, or traces that cannot be made.
     """
     asyncio.run(_serve(config, announce))
 
 
 async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
+    tokens = Tokens(config.token_file, config.tokens)
+    certificates = Certificates.of(config)
     handler = Handler(config)
     metrics = Metrics(handler)
     traces = tracing(os.environ)
     calls = Calls(metrics, CallLog(), *filter(None, [traces]))
+    async with _administered(handler, calls, metrics) as address:
+
+        def told(line: str) -> None:
+            announce(f"{line}, admin {address}" if address else line)
+
+        await _serve_doors(handler, calls, metrics, tokens, certificates, told)
+    if traces is not None:
+        await asyncio.to_thread(traces.close)
+
+
+async def _serve_doors(
+    handler: Handler,
+    calls: Calls,
+    metrics: Metrics,
+    tokens: Tokens,
+    certificates: Certificates | None,
+    announce: Callable[[str], None],
+) -> None:
+    config = handler.config
     listener = _listen(config.host, config.port)
     # gRPC does not say why it cannot listen, and prints lines of its own: so this is asked before.
     _listen(config.host, config.grpc_port).close()
-    grpc_server = GrpcServer(handler, config, calls)
+    grpc_server = GrpcServer(handler, config, calls, tokens, certificates)
     # A thread for each request: whose turn it is at the cores, the handler says.
     executor = ThreadPoolExecutor(config.max_requests, "generate")
     http_server = _HttpServer(
         uvicorn.Config(
-            create_app(handler, executor, calls, metrics),
-            log_config=None,
-            access_log=False,
-            server_header=False,
+            create_app(handler, executor, calls, metrics, tokens),
             timeout_graceful_shutdown=config.drain_timeout_s,
             # A class to uvicorn's types; it only calls it.
             http=partial(GuardedProtocol, limits=_connection_limits(config)),  # type: ignore[arg-type]
-            backlog=BACKLOG,
-            ws="none",
-        )
+            **_OPTIONS,
+        ),
+        certificates,
+        config.request_timeout_s,
     )
     signalled, again = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -77,10 +109,10 @@ async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
         if warming.done():
             warming.result()
             grpc_server.set_serving(True)
-            host = f"[{config.host}]" if ":" in config.host else config.host
+            host, s = _written(config.host), "" if certificates is None else "s"
             announce(
-                f"metalm {VERSION} ready: http://{host}:{listener.getsockname()[1]} "
-                f"grpc://{host}:{grpc_server.port} ({handler.describe(None).engine} engine)"
+                f"metalm {VERSION} ready: http{s}://{host}:{listener.getsockname()[1]} "
+                f"grpc{s}://{host}:{grpc_server.port} ({handler.describe(None).engine} engine)"
             )
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
@@ -103,8 +135,6 @@ async def _serve(config: ServerConfig, announce: Callable[[str], None]) -> None:
         # Threads that still generate for nobody look up within milliseconds; a compiler does not,
         # and is not waited for.
         executor.shutdown(wait=False, cancel_futures=True)
-        if traces:
-            await asyncio.to_thread(traces.close)
 
 
 def _connection_limits(config: ServerConfig) -> ConnectionLimits:
@@ -122,12 +152,73 @@ def _connection_limits(config: ServerConfig) -> ConnectionLimits:
     )
 
 
+@contextlib.asynccontextmanager
+async def _administered(handler: Handler, calls: Calls, metrics: Metrics) -> AsyncIterator[str]:
+    """Serves the port of its own until all else is over, if there is to be one; its URL."""
+    config = handler.config
+    if config.admin_port is None:
+        yield ""
+        return
+    listener = _listen(config.host, config.admin_port)
+    server = _HttpServer(
+        uvicorn.Config(
+            create_admin_app(handler, calls, metrics), timeout_graceful_shutdown=1, **_OPTIONS
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield f"http://{_written(config.host)}:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        await serving
+
+
 class _HttpServer(uvicorn.Server):
     """uvicorn without its signal handlers, which would stop the process under the drain."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        certificates: Certificates | None = None,
+        handshake_timeout_s: float | None = None,
+    ) -> None:
+        super().__init__(config)
+        config.load()
+        config.ssl = None if certificates is None else certificates.http_context()
+        self._handshake_timeout_s = None if certificates is None else handshake_timeout_s
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens itself: uvicorn gives a handshake a minute, and has no setting for it."""
+        await super().startup(sockets=[])
+        loop = asyncio.get_running_loop()
+        config = self.config
+
+        def connected() -> asyncio.Protocol:
+            return config.http_protocol_class(  # type: ignore[call-arg]  # as uvicorn calls it
+                config=config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+                _loop=loop,
+            )
+
+        for listener in sockets or ():
+            self.servers.append(
+                await loop.create_server(
+                    connected,
+                    sock=listener,
+                    ssl=config.ssl,
+                    backlog=config.backlog,
+                    ssl_handshake_timeout=self._handshake_timeout_s,
+                )
+            )
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _written(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _listen(host: str, port: int) -> socket.socket:

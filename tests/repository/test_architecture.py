@@ -37,6 +37,9 @@ ARROWS = {
     },
     "metalm_service.logs": {"metalm_service.calls", "metalm_service.config"},
     "metalm_service.grpc_calls": {"metalm_proto", "metalm_service.calls"},
+    "metalm_service.watched": set(),
+    "metalm_service.tokens": {"metalm_proto", "metalm_service.watched"},
+    "metalm_service.tls": {"metalm_proto", "metalm_service.config", "metalm_service.watched"},
     "metalm_service.grpc_server": {
         "metalm_proto",
         "metalm_service.calls",
@@ -45,6 +48,8 @@ ARROWS = {
         "metalm_service.decoding",
         "metalm_service.handler",
         "metalm_service.stalls",
+        "metalm_service.tls",
+        "metalm_service.tokens",
     },
     "metalm_service.http": {
         "metalm_proto",
@@ -52,6 +57,7 @@ ARROWS = {
         "metalm_service.handler",
         "metalm_service.http",
         "metalm_service.metrics",
+        "metalm_service.tokens",
     },
     "metalm_service.server": {
         "metalm_service.calls",
@@ -62,6 +68,8 @@ ARROWS = {
         "metalm_service.logs",
         "metalm_service.metrics",
         "metalm_service.tracing",
+        "metalm_service.tls",
+        "metalm_service.tokens",
     },
     "metalm": {"metalm_proto", "metalm"},
 }

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from typing import Any
+from urllib.parse import urljoin
 
 import numpy as np
 import pytest
@@ -325,7 +326,7 @@ def test_the_docs_need_nobody_else(get: Get) -> None:
     assert len(sources) >= 2
     for source in sources:
         assert "://" not in source
-        assert get(source).status == 200
+        assert get(urljoin("/docs", source)).status == 200
 
 
 @pytest.mark.parametrize("name", ["l", "e", "V", "seed", "provenance", "profile"])

@@ -8,11 +8,11 @@ from typing import Any, Unpack
 import gymnasium
 from gymnasium.error import ResetNeeded
 
-from metalm.client import MetaLMClient, SpecArguments
+from metalm.client import MetaLMClient
 from metalm.gym.metagym import MetaGym
 from metalm.gym.rendering import Transcript
 from metalm.gym.scoring import Action
-from metalm.gym.source import chosen_episode
+from metalm.gym.source import EnvArguments, chosen_episode
 from metalm_proto.batch import Batch
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.fields import U64, Field
@@ -34,9 +34,11 @@ class MetaLMEnv(MetaGym, gymnasium.Env[Any, Any]):
     MetaGym share `position`, so that neither hands out what the other did.
 
     V, n, l, e, L, mask_ratio, profile and language are those of `Spec`. `url` is a service as
-    MetaLMClient takes it, and `client` an open client in its place, which is not closed with the
-    environment; without either, this process generates. `seed` names the stream until `reset` is
-    given one; None draws one. `render_mode`: None, or "ansi" for text.
+    MetaLMClient takes it, with its `token`, `ca`, `cert` and `key` (the token better as a path:
+    gymnasium writes an environment's arguments into its errors), and `client` an open client in its
+    place, which is not closed with the environment; without either, this process generates. `seed`
+    names the stream until `reset` is given one; None draws one. `render_mode`: None, or "ansi" for
+    text.
 
     Every `info` has `seed`, `episode` and `index` (the sample: the same number here), and `t`, how
     many tokens were predicted; after a step also `target`, the clean token that was asked for.
@@ -55,7 +57,7 @@ class MetaLMEnv(MetaGym, gymnasium.Env[Any, Any]):
         split: Split | str = Split.TRAIN,
         seed: int | None = None,
         render_mode: str | None = None,
-        **fields: Unpack[SpecArguments],
+        **fields: Unpack[EnvArguments],
     ) -> None:
         if render_mode not in (None, "ansi"):
             raise InvalidArgument("render_mode", render_mode, "ansi or None")

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
 from metalm.client import MetaLMClient, SpecArguments
+from metalm.credentials import CredentialArguments, Secret
 from metalm.files.base import batch_size_for
 from metalm.gym.scoring import ACTION, SCORINGS, Action
 from metalm.iterator import BatchIterator
@@ -19,10 +20,15 @@ from metalm_proto.spec import SEED, SPLIT, BatchRequest, Spec, Split, draw_seed
 
 Urls = str | Sequence[str]
 
+_CREDENTIALS = tuple(CredentialArguments.__annotations__)
 _TEXT_SAMPLES = 32
 """As text, samples take many times their bytes."""
 _REQUEST_BYTES = 2**25
 """Half of what a service allows in one batch by default."""
+
+
+class EnvArguments(SpecArguments, CredentialArguments, total=False):
+    """The fields of `Spec`, and what a service wants to be shown, as keywords."""
 
 
 class Source:
@@ -33,15 +39,25 @@ class Source:
     """
 
     def __init__(
-        self, spec: Spec, split: Split, url: Urls | None, client: MetaLMClient | None = None
+        self,
+        spec: Spec,
+        split: Split,
+        url: Urls | None,
+        client: MetaLMClient | None = None,
+        credentials: CredentialArguments | None = None,
     ) -> None:
         if client is not None and url is not None:
             raise InvalidArgument("url", url, "absent where client is given")
+        credentials = credentials or {}
+        if client is not None and credentials:
+            raise InvalidArgument(min(credentials), Secret(), "absent where client is given")
         self.spec = spec
         self.split = split
         self._ours = client is None
         self.client = (
-            MetaLMClient("inprocess:" if url is None else url) if client is None else client
+            MetaLMClient("inprocess:" if url is None else url, **credentials)
+            if client is None
+            else client
         )
 
     def sample(self, index: int, seed: int, *, provenance: bool = False) -> Batch:
@@ -115,13 +131,15 @@ class Sourced:
         client: MetaLMClient | None,
         split: Split | str,
         seed: int | None,
-        fields: SpecArguments,
+        fields: EnvArguments,
     ) -> None:
-        self.data_spec = Spec(**fields)  # type: ignore[arg-type]  # Spec checks profile's text
+        given: dict[str, Any] = dict(fields)
+        credentials: Any = {name: given.pop(name) for name in _CREDENTIALS if name in given}
+        self.data_spec = Spec(**given)
         self.split: Split = SPLIT.check(split)
         self._scoring = SCORINGS[ACTION.check(action)](self.data_spec)
         self._seed: int = draw_seed() if seed is None else SEED.check(seed)
-        self._source = Source(self.data_spec, self.split, url, client)
+        self._source = Source(self.data_spec, self.split, url, client, credentials)
         self._registered: EnvSpec | None = None
 
     @property
@@ -137,6 +155,8 @@ class Sourced:
         if registered is not None and "client" in registered.kwargs:
             kwargs = {k: v for k, v in registered.kwargs.items() if k != "client"}
             registered.kwargs = {**kwargs, "url": self._source.client.urls}
+        if registered is not None and isinstance(registered.kwargs.get("token"), str):
+            registered.kwargs = {**registered.kwargs, "token": Secret(registered.kwargs["token"])}
         self._registered = registered
 
 

@@ -12,9 +12,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from metalm.client import MetaLMClient, SpecArguments
+from metalm.client import MetaLMClient
 from metalm.gym.scoring import Action, Rewards
-from metalm.gym.source import Sourced, chosen_episode
+from metalm.gym.source import EnvArguments, Sourced, chosen_episode
 from metalm_proto.batch import Tokens
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.fields import U64, Field
@@ -57,7 +57,7 @@ class MetaLMVectorEnv(Sourced, VectorEnv[Observations, Any, NDArray[Any]]):
         client: MetaLMClient | None = None,
         split: Split | str = Split.TRAIN,
         seed: int | None = None,
-        **fields: Unpack[SpecArguments],
+        **fields: Unpack[EnvArguments],
     ) -> None:
         self.num_envs = _NUM_ENVS.check(num_envs)
         super().__init__(

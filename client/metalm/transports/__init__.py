@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import SplitResult, urlsplit
 
+from metalm.credentials import NOBODY, Credentials
 from metalm.transports.base import Transport
 from metalm_proto.errors import InvalidArgument
 
@@ -34,12 +35,19 @@ def checked_url(url: object) -> SplitResult:
     return parts
 
 
-def connect(url: str, *, timeout_s: float, address: str | None = None) -> Transport:
+def connect(
+    url: str,
+    *,
+    timeout_s: float,
+    address: str | None = None,
+    credentials: Credentials = NOBODY,
+) -> Transport:
     """The door that `url` names, at the given one of its host's addresses if there is one.
 
     Nothing is sent yet. Raises InvalidArgument.
     """
     parts = checked_url(url)
+    credentials.check(url, parts)
     if parts.scheme == "inprocess":
         from metalm.transports.in_process import InProcessTransport
 
@@ -47,7 +55,7 @@ def connect(url: str, *, timeout_s: float, address: str | None = None) -> Transp
     if parts.scheme in ("http", "https"):
         from metalm.transports.http import HttpTransport
 
-        return HttpTransport(url, timeout_s=timeout_s, address=address)
+        return HttpTransport(url, timeout_s=timeout_s, address=address, credentials=credentials)
     from metalm.transports import grpc
 
     return grpc.door(
@@ -55,4 +63,5 @@ def connect(url: str, *, timeout_s: float, address: str | None = None) -> Transp
         secure=parts.scheme == "grpcs",
         timeout_s=timeout_s,
         address=address,
+        credentials=credentials,
     )

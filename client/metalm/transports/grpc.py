@@ -16,6 +16,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+from metalm.credentials import NOBODY, Credentials
+from metalm.transports import tls
 from metalm.transports.base import BatchStream, Transport
 from metalm.transports.relay import RelayTransport
 from metalm_proto import errors, messages, wire
@@ -47,10 +49,18 @@ class GrpcTransport:
     """
 
     def __init__(
-        self, target: str, *, secure: bool, timeout_s: float, address: str | None = None
+        self,
+        target: str,
+        *,
+        secure: bool,
+        timeout_s: float,
+        address: str | None = None,
+        credentials: Credentials = NOBODY,
     ) -> None:
         _used_by[:] = [os.getpid()]
-        self._target = target
+        self._url = f"grpc{'s' if secure else ''}://{target}"
+        self._credentials = credentials
+        self._secure = secure
         self._timeout_s = timeout_s
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1),
@@ -60,15 +70,19 @@ class GrpcTransport:
             ("grpc.use_local_subchannel_pool", 1),
         ]
         place = target
+        parts = urlsplit(f"//{target}")
+        self._host, port = parts.hostname or "", parts.port or 0
+        self._place = address or self._host, port
         if address:
-            host = urlsplit(f"//{target}").hostname
-            port = urlsplit(f"//{target}").port
             place = f"ipv6:[{address}]:{port}" if ":" in address else f"ipv4:{address}:{port}"
             options.append(("grpc.default_authority", target))
             if secure:
-                options.append(("grpc.ssl_target_name_override", host))
-        credentials = grpc.ssl_channel_credentials() if secure else None
-        self._new_connection = partial(_Connection, place, credentials, options)
+                options.append(("grpc.ssl_target_name_override", self._host))
+        if credentials.token is not None and not secure:
+            # A proxy could read it.
+            options.append(("grpc.enable_http_proxy", 0))
+        channel = grpc.ssl_channel_credentials(*credentials.pem()) if secure else None
+        self._new_connection = partial(_Connection, place, channel, options)
         self._lock = threading.Lock()
         self._connection = self._new_connection()
 
@@ -78,7 +92,8 @@ class GrpcTransport:
 
     def _batches(self, request: BatchRequest, watch: _Watch) -> Generator[Batch, None, None]:
         with self._connected() as connection, self._errors(self._timeout_s, watch):
-            watch.begin(connection.stream_batches(messages.stream_request_to_message(request)))
+            question = messages.stream_request_to_message(request)
+            watch.begin(connection.stream_batches(question, metadata=self._metadata()))
             try:
                 while (data := watch.next()) is not None:
                     yield wire.batch_from_response(data)
@@ -90,11 +105,15 @@ class GrpcTransport:
         seconds = timeout_s or self._timeout_s
         with self._connected() as connection, self._errors(seconds):
             return messages.description_from_message(
-                connection.describe(question, timeout=seconds), spec
+                connection.describe(question, timeout=seconds, metadata=self._metadata()), spec
             )
 
     def close(self) -> None:
         self._connection.channel.close()
+
+    def _metadata(self) -> tuple[tuple[str, str], ...]:
+        """Raises Unauthenticated."""
+        return tuple(self._credentials.headers().items())
 
     @contextmanager
     def _connected(self) -> Iterator[_Connection]:
@@ -125,10 +144,10 @@ class GrpcTransport:
         except grpc.RpcError as error:
             raise self._translated(error, watch is not None and watch.heard) from error
         except _SilenceError as error:
-            message = f"grpc://{self._target}: no sign of the service for {timeout_s:g} s"
+            message = f"{self._url}: no sign of the service for {timeout_s:g} s"
             raise errors.DeadlineExceeded(message) from error
         except ValueError as error:  # what grpc raises for a channel that was closed
-            raise errors.Unavailable(f"grpc://{self._target}: {error}") from error
+            raise errors.Unavailable(f"{self._url}: {error}") from error
 
     def _translated(self, error: grpc.RpcError, connected: bool) -> errors.MetaLMError:
         """The error that the service sent, or one for what gRPC itself has to say."""
@@ -145,24 +164,32 @@ class GrpcTransport:
                 retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
         if reason is not None:
             return errors.from_reason(reason, error.details() or "", details, retry_after_s)
-        message = f"grpc://{self._target}: {error.details()}"
+        message = f"{self._url}: {error.details()}"
         code = error.code()
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(message)
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             return errors.Unauthenticated(message)
         if code is grpc.StatusCode.UNAVAILABLE and not connected:
-            return errors.Unreachable(message)
+            return self._refusal() or errors.Unreachable(message)
         if code in (
             grpc.StatusCode.UNAVAILABLE,
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             grpc.StatusCode.CANCELLED,
             # The service says more than that when it fails. This is gRPC itself, for bytes that
-            # make no sense to it.
+            # make no sense to it, or that TLS finds altered.
             grpc.StatusCode.INTERNAL,
+            grpc.StatusCode.UNKNOWN,
         ):
             return errors.Unavailable(message)
         return errors.InternalError(f"{message} ({code.name})")
+
+    def _refusal(self) -> errors.MetaLMError | None:
+        """Why TLS lets nobody through, where that is why nobody was reached."""
+        if not self._secure:
+            return None
+        context, timeout_s = self._credentials.context(), min(self._timeout_s, _CONNECT_MS / 1000)
+        return tls.examine(self._url, self._place, self._host, context, timeout_s)
 
 
 class _Connection:

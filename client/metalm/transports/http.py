@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import urllib3
 from urllib3 import exceptions
 
+from metalm.credentials import NOBODY, Credentials
+from metalm.transports import tls
 from metalm.transports.base import BatchStream
 from metalm_proto import query, wire
 from metalm_proto.batch import Batch
@@ -47,16 +50,26 @@ class HttpTransport:
     `timeout_s`: to connect, and between any two pieces of an answer.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, address: str | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float,
+        address: str | None = None,
+        credentials: Credentials = NOBODY,
+    ) -> None:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
+        self._credentials = credentials
         parts = urlsplit(self._url)
         host = parts.hostname or ""
-        names: dict[str, Any] = {}
-        if address and parts.scheme == "https":
-            names = {"server_hostname": host, "assert_hostname": host}
+        secured: dict[str, Any] = {}
+        if parts.scheme == "https":
+            secured["ssl_context"] = credentials.context()
+            if address:
+                secured["server_hostname"] = host
         self._pool = urllib3.PoolManager(
-            maxsize=8, retries=False, headers={"Host": parts.netloc}, **names
+            maxsize=8, retries=False, headers={"Host": parts.netloc}, **secured
         )
         self._damaged: tuple[BatchRequest, ...] = ()
         self._base = self._url
@@ -113,7 +126,7 @@ class HttpTransport:
         timeout_s: float,
         anew: bool = False,
     ) -> Iterator[urllib3.HTTPResponse]:
-        headers = {**self._pool.headers, "Accept": accept}
+        headers = {**self._pool.headers, "Accept": accept, **self._credentials.headers()}
         if anew:
             # RFC 9111, 5.2.1.4
             headers["Cache-Control"] = "no-cache"
@@ -123,6 +136,8 @@ class HttpTransport:
                 f"{self._base}{path}?{urlencode(pairs)}",
                 headers=headers,
                 timeout=urllib3.Timeout(connect=min(timeout_s, _CONNECT_S), read=timeout_s),
+                # Nobody else is to be shown the credentials.
+                redirect=False,
                 preload_content=False,
                 decode_content=False,
             )
@@ -148,6 +163,8 @@ class HttpTransport:
             raise DeadlineExceeded(message) from error
         except exceptions.ProtocolError as error:
             raise Unavailable(f"{self._url}: the connection ended: {_cause(error)}") from error
+        except exceptions.SSLError as error:
+            raise _refusal(self._url, error) from error
         except exceptions.HTTPError as error:
             raise Unavailable(f"{self._url}: {_cause(error)}") from error
 
@@ -220,6 +237,13 @@ class _Messages:
             raise CorruptBatch("the answer goes on after the last batch")
         # Otherwise the reader would take the connection with it when it goes.
         self._stream.detach()
+
+
+def _refusal(url: str, error: exceptions.SSLError) -> MetaLMError:
+    for cause in (*error.args, error.__cause__):
+        if isinstance(cause, ssl.SSLError):
+            return tls.refusal(url, cause)
+    return Unavailable(f"{url}: {_cause(error)}")
 
 
 def _cause(error: exceptions.HTTPError) -> object:

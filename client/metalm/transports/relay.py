@@ -35,6 +35,7 @@ class RelayTransport:
 
     def __init__(self, **door: Any) -> None:
         self._door = door
+        self._url = f"grpc{'s' if door['secure'] else ''}://{door['target']}"
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._key = b""
@@ -51,7 +52,7 @@ class RelayTransport:
                 while _answer(connection) == _BATCH:
                     yield wire.decode_batch(connection.recv_bytes())
             except (EOFError, OSError) as error:
-                raise Unavailable(f"grpc://{self._door['target']}: the relay ended") from error
+                raise Unavailable(f"{self._url}: the relay ended") from error
 
     def describe(self, spec: Spec | None, timeout_s: float | None = None) -> Description:
         with self._asked("describe", spec, timeout_s) as connection:
@@ -59,7 +60,7 @@ class RelayTransport:
                 _answer(connection)
                 description: Description = connection.recv()
             except (EOFError, OSError) as error:
-                raise Unavailable(f"grpc://{self._door['target']}: the relay ended") from error
+                raise Unavailable(f"{self._url}: the relay ended") from error
         return description
 
     def close(self) -> None:
@@ -77,7 +78,7 @@ class RelayTransport:
             connection = Client(self._place, "AF_UNIX", self._key)
             connection.send((self._door, *question))
         except (EOFError, OSError) as error:
-            raise Unreachable(f"grpc://{self._door['target']}: no relay: {error}") from error
+            raise Unreachable(f"{self._url}: no relay: {error}") from error
         return connection
 
     def _start(self) -> None:

@@ -5,49 +5,64 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any
 
 import xxhash
-from fastapi import Request, Response
-from fastapi.responses import JSONResponse, RedirectResponse
-from fastapi_offline import FastAPIOffline
+from fastapi import FastAPI, Request, Response
 
 from metalm_proto import errors, query
 from metalm_proto.spec import BatchRequest
 from metalm_service.calls import Call, Calls
-from metalm_service.handler import VERSION, CallerGoneError, Handler, State
+from metalm_service.handler import VERSION, CallerGoneError, Handler
 from metalm_service.http import openapi
+from metalm_service.http.admin import add_probes, now
 from metalm_service.http.calls import CallsMiddleware
+from metalm_service.http.docs import add_docs
 from metalm_service.http.formats import BATCHES_FORMATS, SAMPLE_FORMATS, Format, Pairs, negotiate
 from metalm_service.http.problems import add_problems
 from metalm_service.http.scraping import add_metrics
 from metalm_service.http.streaming import BatchResponse, Encoded, disconnected
 from metalm_service.metrics import Metrics
+from metalm_service.tokens import Tokens
 
 Parser = Callable[[Pairs], tuple[BatchRequest, bool]]
 
 
 def create_app(
-    handler: Handler, executor: Executor, calls: Calls, metrics: Metrics
+    handler: Handler, executor: Executor, calls: Calls, metrics: Metrics, tokens: Tokens
 ) -> CallsMiddleware:
-    """The application; batches are generated on `executor`."""
-    app = FastAPIOffline(
+    """The application; batches are generated on `executor`, for those who have one of `tokens`."""
+    app = FastAPI(
         title="MetaLM data service",
         version=VERSION,
         description=openapi.DESCRIPTION,
         license_info={"name": "Apache-2.0"},
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if handler.config.docs else None,
     )
     add_problems(app)
-    add_metrics(app, metrics)
+    add_probes(app, handler)
+    if handler.config.docs:
+        add_docs(app)
+    guarded = openapi.guarded() if tokens.required else {}
+
+    def identified(request: Request) -> Call:
+        """Raises Unauthenticated."""
+        call: Call = request.state.call
+        call.client = tokens.client(request.headers.getlist("authorization"), call.client)
+        return call
+
+    if handler.config.admin_port is None:
+        add_metrics(app, metrics, identified, **guarded)
 
     async def answer(request: Request, parse: Parser, choices: Sequence[Format]) -> Response:
-        call: Call = request.state.call
+        call = identified(request)
         pairs, chosen = negotiate(request, choices)
         wanted, seeded = parse(pairs)
         if wanted.provenance and not chosen.tells_provenance:
             bound = f"false with format {chosen.name}, which has no room for it"
             raise errors.InvalidArgument("provenance", True, bound)
-        headers = _headers(request, wanted, seeded, chosen)
+        headers = _headers(request, wanted, seeded, chosen, shared=not tokens.required)
         if seeded and _etags(request) & {headers["ETag"], "*"}:
             return Response(status_code=304, headers=headers)
         length = chosen.length(wanted)
@@ -74,47 +89,35 @@ def create_app(
             headers["Content-Length"] = str(sum(map(len, first)))
         return BatchResponse(stream, first, media_type=chosen.media_type, headers=headers)
 
-    @app.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("docs")
-
     @app.head("/sample", include_in_schema=False)
-    @app.get("/sample", **openapi.sample(SAMPLE_FORMATS))
+    @app.get("/sample", **openapi.sample(SAMPLE_FORMATS), **guarded)
     async def sample(request: Request) -> Response:
         return await answer(request, query.parse_sample, SAMPLE_FORMATS)
 
     @app.head("/batches", include_in_schema=False)
-    @app.get("/batches", **openapi.batches(BATCHES_FORMATS))
+    @app.get("/batches", **openapi.batches(BATCHES_FORMATS), **guarded)
     async def batches(request: Request) -> Response:
         return await answer(request, query.parse_batches, BATCHES_FORMATS)
 
     @app.head("/describe", include_in_schema=False)
-    @app.get("/describe", **openapi.describe())
+    @app.get("/describe", **openapi.describe(), **guarded)
     async def describe(request: Request) -> Response:
+        identified(request)
         spec = query.parse_spec(request.query_params.multi_items())
-        return _now(handler.describe(spec).as_dict())
-
-    @app.head("/healthz", include_in_schema=False)
-    @app.get("/healthz", **openapi.probe("Alive"))
-    async def healthz() -> Response:
-        return _now({"status": "alive"})
-
-    @app.head("/readyz", include_in_schema=False)
-    @app.get("/readyz", **openapi.probe("Ready: kernels warm, not draining", 503))
-    async def readyz() -> Response:
-        return _now({"status": handler.state.value}, 200 if handler.state is State.READY else 503)
+        return now(handler.describe(spec).as_dict())
 
     @app.head("/version", include_in_schema=False)
-    @app.get("/version", **openapi.version())
-    async def version() -> Response:
+    @app.get("/version", **openapi.version(), **guarded)
+    async def version(request: Request) -> Response:
+        identified(request)
         description = handler.describe(None).as_dict()
-        return _now({name: description[name] for name in ("version", "generators", "engine")})
+        return now({name: description[name] for name in ("version", "generators", "engine")})
 
     return CallsMiddleware(app, calls)
 
 
 def _headers(
-    request: Request, wanted: BatchRequest, seeded: bool, chosen: Format
+    request: Request, wanted: BatchRequest, seeded: bool, chosen: Format, *, shared: bool
 ) -> dict[str, str]:
     """What may be cached, and for how long; for a drawn seed, where the same answer can be had."""
     if not seeded:
@@ -124,15 +127,11 @@ def _headers(
     form = (chosen.media_type, VERSION)
     name = xxhash.xxh3_128_hexdigest(repr((query.batches_pairs(wanted), form)).encode())
     return {
-        "Cache-Control": "public, max-age=31536000, immutable",
+        # A cache that serves everybody would serve those without a token, too.
+        "Cache-Control": f"{'public' if shared else 'private'}, max-age=31536000, immutable",
         "ETag": f'"{name}"',
         "Vary": "Accept",
     }
-
-
-def _now(content: dict[str, Any], status: int = 200) -> Response:
-    """An answer about this server at this moment, which no cache may keep."""
-    return JSONResponse(content, status, headers={"Cache-Control": "no-store"})
 
 
 def _etags(request: Request) -> set[str]:

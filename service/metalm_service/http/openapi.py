@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Protocol
 
+from fastapi import Security
+from fastapi.security import HTTPBearer
+
 from metalm_proto import errors, query
 from metalm_proto.fields import Field
 from metalm_proto.spec import SPEC_FIELDS, Split
@@ -122,6 +125,12 @@ def probe(summary: str, *statuses: int) -> dict[str, Any]:
         "summary": summary,
         "responses": {status: _json("The state", schema) for status in (200, *statuses)},
     }
+
+
+def guarded() -> dict[str, Any]:
+    """Of an operation that needs a token; the operation itself asks for it, in the words of both
+    doors."""
+    return {"dependencies": [Security(HTTPBearer(auto_error=False))]}
 
 
 def _operation(

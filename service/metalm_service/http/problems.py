@@ -40,6 +40,10 @@ async def _of_error(request: Request, error: Exception) -> Response:
         others["retry_after_s"] = retry_after_s
         headers["Retry-After"] = str(math.ceil(retry_after_s))
     request.state.call.failed(error.reason, str(error))
+    if isinstance(error, errors.Unauthenticated):
+        # RFC 6750, 3: an error code only where there were credentials.
+        given = "authorization" in request.headers
+        headers["WWW-Authenticate"] = 'Bearer error="invalid_token"' if given else "Bearer"
     return _problem(error.http_status, str(error), headers, reason=error.reason, **others)
 
 

@@ -157,7 +157,10 @@ class GuardedProtocol(HttpToolsProtocol):
         )
         if status is HTTPStatus.SERVICE_UNAVAILABLE:
             head += "retry-after: 1\r\n"
-        self.transport.write(head.encode() + b"\r\n" + body)
+        always = b"".join(
+            name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers
+        )
+        self.transport.write(head.encode() + always + b"\r\n" + body)
         self.transport.close()
 
 

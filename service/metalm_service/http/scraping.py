@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from fastapi import FastAPI, Request, Response
 
 from metalm_service.metrics import Metrics
 
 
-def add_metrics(app: FastAPI, metrics: Metrics) -> None:
-    """`GET /metrics`: the text format, or OpenMetrics where the Accept header names it."""
+def add_metrics(
+    app: FastAPI,
+    metrics: Metrics,
+    check: Callable[[Request], object] = lambda _: None,
+    **operation: Any,
+) -> None:
+    """`GET /metrics`: the text format, or OpenMetrics where the Accept header names it.
+
+    `check` may refuse a request; `operation`: what else the OpenAPI page has to say of it.
+    """
 
     @app.head("/metrics", include_in_schema=False)
-    @app.get("/metrics", summary="Metrics, as Prometheus wants them")
+    @app.get("/metrics", summary="Metrics, as Prometheus wants them", **operation)
     async def scrape(request: Request) -> Response:
+        check(request)
         content, media_type = metrics.exposition(request.headers.get("accept", ""))
         return Response(content, media_type=media_type, headers={"Cache-Control": "no-store"})

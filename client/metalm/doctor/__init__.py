@@ -1,0 +1,1 @@
+"""`metalm doctor`: what is wrong with a deployment, seen from where a trainer runs."""
