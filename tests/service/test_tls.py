@@ -229,6 +229,10 @@ def test_probes_on_a_port_of_their_own_are_plain(authority: Authority) -> None:
         for path in ("/healthz", "/readyz"):
             assert urllib3.request("GET", service.admin + path, retries=False).status == 200
         assert urllib3.request("GET", f"{service.admin}/sample", retries=False).status == 404
+        answer = urllib3.request("GET", f"{service.admin}/metrics", retries=False)
+        assert b"metalm_requests_total" in answer.data
+        with urllib3.PoolManager(ca_certs=authority.ca) as pool:
+            assert pool.request("GET", f"{service.http}/metrics").status == 404
         credentials = grpc.ssl_channel_credentials(Path(authority.ca).read_bytes())
         with grpc.secure_channel(service.grpc.partition("://")[2], credentials) as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Iterator
@@ -47,7 +48,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("path", ["/sample?L=5", "/batches?L=5&stop=4", "/describe", "/version"])
+@pytest.mark.parametrize(
+    "path", ["/sample?L=5", "/batches?L=5&stop=4", "/describe", "/version", "/metrics"]
+)
 def test_http_wants_a_token(guarded: Service, path: str) -> None:
     answer = get(guarded.http + path)
     assert answer.status == 401
@@ -133,6 +136,23 @@ def test_clients_show_their_token(guarded: Service, door: str) -> None:
         client.sample(L=5)
     assert found[0] == found[1] == str(caught.value)
     assert "none of those" in found[2]
+
+
+def test_work_is_counted_for_the_tokens_name() -> None:
+    with running("--log-format", "json", METALM_TOKENS=f"alice {ALICE}") as service:
+        for url in (service.http, service.grpc):
+            with MetaLMClient(url, token=ALICE) as client:
+                client.sample(L=5, seed=1)
+            with MetaLMClient(url) as client, pytest.raises(Unauthenticated):
+                client.sample(L=5, seed=1)
+        assert service.stop() == 0
+    calls = [json.loads(line) for line in service.lines if line.startswith("{")]
+    found = sorted((c["door"], c["client"], c["outcome"]) for c in calls if "door" in c)
+    assert found == [
+        (door, client, outcome)
+        for door in ("grpc", "http")
+        for client, outcome in (("127.0.0.1", "UNAUTHENTICATED"), ("alice", "OK"))
+    ]
 
 
 def test_tokens_change_without_a_restart(tmp_path: Path) -> None:
