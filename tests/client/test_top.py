@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,6 +128,18 @@ def test_all_addresses_of_a_name_are_shown_and_followed(monkeypatch: pytest.Monk
             assert time.monotonic() < until
             time.sleep(0.05)
         replicas.close()
+
+
+def test_a_token_is_shown_where_one_is_wanted(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef0123456789abcdef")
+    with running(METALM_TOKENS=f"watcher {token.read_text()}") as service:
+        done = run("top", "--once", service.http, "--token-file", str(token))
+        assert b" ready " in done.stdout
+        refused = run("top", "--once", service.http, check=False)
+    assert refused.returncode == 1
+    assert b" gone " in refused.stdout
+    assert b"token" in refused.stderr
 
 
 def test_localhost_is_one_replica(watched: Service) -> None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from metalm import flags
+from metalm.credentials import Credentials
 from metalm.top.replicas import Replica, Replicas
 from metalm.top.table import table
 from metalm_proto.fields import Field
@@ -42,6 +43,7 @@ def add_top_flags(parser: argparse.ArgumentParser) -> None:
         help="where /metrics is, http:// or https://; a name stands for all its addresses",
     )
     flags.add(parser, INTERVAL)
+    flags.add_credentials(parser)
     parser.add_argument(
         "--once", action="store_true", help="print one table, of one interval, and end"
     )
@@ -53,7 +55,7 @@ def top(options: argparse.Namespace) -> int:
     Raises InvalidArgument.
     """
     interval_s = flags.parsed(INTERVAL, options)
-    replicas = Replicas(options.url, _TIMEOUT_S)
+    replicas = Replicas(options.url, _TIMEOUT_S, Credentials(**flags.credentials(options)))
     try:
         if options.once:
             return _once(replicas, interval_s)

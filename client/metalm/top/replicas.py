@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from metalm.credentials import NOBODY, Credentials
 from metalm.hosts import Host
 from metalm.top.exposition import MEDIA_TYPE, Change, Reading
 from metalm.transports import checked_url, connect
@@ -49,13 +50,16 @@ class Replicas:
     Raises InvalidArgument for URLs that are none of an HTTP door.
     """
 
-    def __init__(self, urls: Sequence[str], timeout_s: float) -> None:
+    def __init__(
+        self, urls: Sequence[str], timeout_s: float, credentials: Credentials = NOBODY
+    ) -> None:
         for url in urls:
             if checked_url(url).scheme not in ("http", "https"):
                 bound = "http://HOST:PORT or https://HOST:PORT, where the metrics are"
                 raise InvalidArgument("url", url, bound)
         self._hosts = [Host(url) for url in dict.fromkeys(urls)]
         self._timeout_s = timeout_s
+        self._credentials = credentials
         self._known: dict[tuple[str, str], Replica] = {}
         self._threads = ThreadPoolExecutor(_AT_ONCE, "metalm-top")
 
@@ -95,6 +99,11 @@ class Replicas:
                 yield (host.url, address), f"{literal}{port}" if address else parts.netloc
 
     def _replica(self, url: str, address: str, name: str) -> Replica:
-        transport = connect(url, timeout_s=self._timeout_s, address=address or None)
+        transport = connect(
+            url,
+            timeout_s=self._timeout_s,
+            address=address or None,
+            credentials=self._credentials,
+        )
         assert isinstance(transport, HttpTransport)
         return Replica(name, transport)
