@@ -1,5 +1,6 @@
 """`python -m tests.docker.pod`: the container of docker/kubernetes/base as options of `docker run`,
-one a line.
+one a line. `python -m tests.docker.pod FOLDER`: that of docker/kubernetes/secured, with a folder for
+each of its secrets in FOLDER.
 
 What the profile "restricted" asks of a pod is asked of the engine in its own words; its other
 settings are passed on. Anything that has no counterpart here is an error.
@@ -8,22 +9,33 @@ settings are passed on. Anything that has no counterpart here is an error.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-from tests.kubernetes.manifests import FOLDER, container, environment, only, plain
+from tests.kubernetes.manifests import (
+    FOLDER,
+    Manifest,
+    built,
+    container,
+    environment,
+    only,
+    plain,
+)
 
 _UNITS = {"Mi": "m", "Gi": "g"}
 
 
-def options() -> Iterator[str]:
-    manifests = plain(FOLDER / "base")
+def options(manifests: list[Manifest], secrets: Path) -> Iterator[str]:
     described = container(manifests)
     pod = only(manifests, "Deployment")["spec"]["template"]["spec"]["securityContext"]
     yield from _of_pod(dict(pod))
     yield from _of_container(dict(described["securityContext"]))
     for name, value in environment(manifests):
         yield from ("--env", f"{name}={value}")
+    for mount in described.get("volumeMounts", ()):
+        yield from ("--volume", f"{secrets / mount['name']}:{mount['mountPath']}:ro")
     resources = described["resources"]
     number, unit = re.findall(r"(\d+)(\D+)", resources["limits"]["memory"])[0]
     yield from ("--memory", number + _UNITS[unit])
@@ -50,4 +62,8 @@ def _of_container(context: dict[str, Any]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(options()))
+    if len(sys.argv) > 1:
+        found = options(built(FOLDER / "secured"), Path(sys.argv[1]).resolve())
+    else:
+        found = options(plain(FOLDER / "base"), Path())
+    print("\n".join(found))

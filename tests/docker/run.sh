@@ -255,6 +255,8 @@ changed=$(docker diff "metalm-test-pod-$$")
 stop_cleanly "metalm-test-pod-$$"
 say "as docker/kubernetes has it (restricted, read-only, seccomp, limits): ready $after s after its start, congruent, nothing written, stopped with exit code 0"
 
+"$PYTHON" -m tests.docker.secured || die "TLS and tokens, as docker/kubernetes/secured has them"
+
 # Where it could write, it writes nothing all the same (but for /tmp).
 run_extra "metalm-test-plain-$$" --cap-drop ALL --security-opt no-new-privileges
 wait_healthy "metalm-test-plain-$$"
