@@ -41,6 +41,8 @@ def metalm(*arguments: str, program: str = "metalm", **environment: str) -> subp
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # gRPC prints what callers sent as it came.
+        errors="backslashreplace",
         env={**os.environ, **environment},
     )
 

@@ -59,6 +59,9 @@ def _failed(error: object, status: int) -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
+    # gRPC's core reads it when it is loaded; unless told, it prints what callers send byte for
+    # byte, past all loggers.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # The service is imported by the commands that are the service, and by no other.
     from metalm_service import logs
     from metalm_service.config import ServerConfig

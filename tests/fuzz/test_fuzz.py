@@ -20,7 +20,7 @@ def test_nothing_breaks_the_server(service: Service, kind: Kind) -> None:
 
 def judge(kind: Kind, result: Result) -> None:
     assert not result.tally.findings, "\n".join(result.tally.findings[:20])
-    assert result.tally.cases >= kind.cases / 2
+    assert result.tally.cases >= kind.cases / 3
 
 
 def test_planted_defects_are_found() -> None:

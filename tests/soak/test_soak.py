@@ -34,7 +34,9 @@ def test_a_good_server_passes(tmp_path: Path) -> None:
 
 def test_planted_defects_are_found(tmp_path: Path) -> None:
     """In a server that leaks and alters."""
-    plan = replace(PLAN, program="tests.soak.planted", seconds=3, probes_per_s=50, settle_s=0)
+    # Less than leaks on a slow machine too.
+    bounds = replace(PLAN.bounds, memory_mib=16, descriptors=8, threads=8)
+    plan = replace(PLAN, bounds=bounds, program="tests.soak.planted", probes_per_s=50, settle_s=0)
     verdict = Verdict(soak(plan, tmp_path), plan.bounds)
     for found in (
         "memory, MiB: slope",

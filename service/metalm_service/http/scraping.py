@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from metalm_service.metrics import Metrics
 
@@ -22,7 +23,13 @@ def add_metrics(
     """
 
     @app.head("/metrics", include_in_schema=False)
-    @app.get("/metrics", summary="Metrics, as Prometheus wants them", **operation)
+    @app.get(
+        "/metrics",
+        summary="Metrics, as Prometheus wants them",
+        response_class=PlainTextResponse,
+        responses={200: {"content": {"application/openmetrics-text": {}}}},
+        **operation,
+    )
     async def scrape(request: Request) -> Response:
         check(request)
         content, media_type = metrics.exposition(request.headers.get("accept", ""))
