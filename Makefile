@@ -1,7 +1,7 @@
 # make serve   sets up a fresh machine and serves
 # make test    sets up and tests
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto lock bench chaos soak fuzz metrics-test docker-test lowest frameworks audit clean
+.PHONY: help serve test check format proto lock bench chaos load soak fuzz metrics-test docker-test lowest frameworks audit cache-test scaling clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -76,6 +76,10 @@ chaos: $(VENV)/dev ## torment replicas under 100 000 batches and compare with th
 	$(BIN)/metalm warm
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
+load: $(VENV)/dev ## more load than one server can bear: figures, each with its bound
+	$(BIN)/metalm warm
+	$(BIN)/python -m tests.load $(LOAD_ARGS)
+
 soak: $(VENV)/dev ## load one server for 30 minutes, bad clients among the good ones
 	$(BIN)/metalm warm
 	$(BIN)/python -m tests.soak $(SOAK_ARGS)
@@ -100,7 +104,6 @@ audit: | $(BIN)/python ## compare the locked dependencies with the known vulnera
 docker-test: $(VENV)/dev ## build the image and test it on a Docker engine
 	PYTHON=$(abspath $(BIN))/python tests/docker/run.sh
 
-.PHONY: cache-test scaling
 cache-test: $(VENV)/dev ## put nginx in front of a service and test and measure its cache
 	$(BIN)/metalm warm
 	PYTHON=$(abspath $(BIN))/python tests/cache/run.sh

@@ -50,8 +50,8 @@ def percentile(values: Sequence[float], percent: float) -> float:
 class Load:
     """Readers that have begun; `tallies` waits for their end."""
 
-    def __init__(self, service: Service, seconds: float, clients: Sequence[dict[str, Any]]) -> None:
-        host, port = service.http.removeprefix("http://").split(":")
+    def __init__(self, url: str, seconds: float, clients: Sequence[dict[str, Any]]) -> None:
+        host, port = url.partition("://")[2].split(":")
         self.seconds = seconds
         what = {
             "host": host, "port": int(port), "until": time.time() + seconds, "clients": clients,
@@ -141,14 +141,17 @@ def service(*flags: str) -> Iterator[Service]:
 def overload(seconds: float) -> list[Figure]:
     """Ten times as many streams as the service takes, from eight clients."""
     with service("--max-requests", str(PLACES)) as found:
-        Load(found, 2, [client(2, 2)]).tallies()
+        Load(found.http, 2, [client(2, 2)]).tallies()
         peaks = [
-            rate(Load(found, seconds, [client(2 + k, 1) for k in range(count)]).tallies(), seconds)
+            rate(
+                Load(found.http, seconds, [client(2 + k, 1) for k in range(count)]).tallies(),
+                seconds,
+            )
             for count in (2, 4, PLACES)
         ]
         with Probes(found) as probes:
             many = [client(2 + k, 10) for k in range(8)]
-            tallies = Load(found, seconds, many).tallies()
+            tallies = Load(found.http, seconds, many).tallies()
             under_load = rate(tallies, seconds)
         begun_at = time.perf_counter()
         with opened(found.http) as door:
@@ -180,31 +183,53 @@ def overload(seconds: float) -> list[Figure]:
 
 
 def fair_shares(seconds: float) -> list[Figure]:
-    """One client with fifty streams beside three with one each."""
+    """One client with fifty streams beside three with one each; over gRPC they are told apart by
+    their tokens."""
+    names = ("greedy", "one", "two", "three")
+    tokens = {name: f"{name:=<16}".replace("=", "-") for name in names}
     with service() as found:
-        Load(found, 2, [client(2, 2)]).tallies()
-        alone = rate(Load(found, seconds, [client(2 + k, 1) for k in range(4)]).tallies(), seconds)
         crowd = [client(2, 50), *(client(3 + k, 1) for k in range(3))]
-        tallies = Load(found, seconds, crowd).tallies()
+        alike = [client(2 + k, 1) for k in range(4)]
+        figures = [_share("HTTP", found.http, seconds, crowd, alike)]
+    given = ", ".join(f"{name} {token}" for name, token in tokens.items())
+    with running(METALM_TOKENS=given) as found:
+        crowd = [_with_token(tokens[name], 50 if name == "greedy" else 1) for name in names]
+        alike = [_with_token(tokens[name], 1) for name in names]
+        return [*figures, _share("gRPC", found.grpc, seconds, crowd, alike)]
+
+
+def _with_token(token: str, streams: int) -> dict[str, Any]:
+    return {"token": token, "samples": 32 * 64, "streams": streams}
+
+
+def _share(
+    door: str,
+    url: str,
+    seconds: float,
+    crowd: Sequence[dict[str, Any]],
+    alike: Sequence[dict[str, Any]],
+) -> Figure:
+    Load(url, 2, alike).tallies()
+    alone = rate(Load(url, seconds, alike).tallies(), seconds)
+    tallies = Load(url, seconds, crowd).tallies()
+    assert not [error for tally in tallies for error in tally.errors]
     rates = [rate([tally], seconds) for tally in tallies]
     fair = sum(rates) / 4
     least = min(rates[1:]) / fair
-    return [
-        Figure(
-            "one client at 50 times the load of three others: the least of theirs",
-            f"{100 * least:.0f} % of a fair share of {fair:.0f} Mtok/s "
-            f"(all: {sum(rates):.0f}; four alike: {alone:.0f})",
-            ">= 80 %",
-            least >= 0.8,
-        )
-    ]
+    return Figure(
+        f"{door}: one client at 50 times the load of three others; the least of theirs",
+        f"{100 * least:.0f} % of a fair share of {fair:.0f} Mtok/s "
+        f"(all: {sum(rates):.0f}; four alike: {alone:.0f})",
+        ">= 80 %",
+        least >= 0.8,
+    )
 
 
 def stalled_readers(seconds: float) -> list[Figure]:
     """What readers that never read do to those that do, and for how long."""
     with service("--max-client-share", "1") as found:
-        Load(found, 2, [client(2, 2)]).tallies()
-        before = Load(found, seconds, [client(2, 2, samples=32)]).tallies()[0].firsts
+        Load(found.http, 2, [client(2, 2)]).tallies()
+        before = Load(found.http, seconds, [client(2, 2, samples=32)]).tallies()[0].firsts
         with opened(found.http) as http, opened(found.grpc) as grpc_door:
             resident = resident_mib(found)
             stalled = [door.batches(L=2**17, count=1000) for door in (http, grpc_door) * 5]
@@ -212,7 +237,7 @@ def stalled_readers(seconds: float) -> list[Figure]:
             for stream in stalled:
                 next(stream)
             with Probes(found) as probes:
-                beside = Load(found, seconds, [client(2, 2, samples=32)]).tallies()[0].firsts
+                beside = Load(found.http, seconds, [client(2, 2, samples=32)]).tallies()[0].firsts
             grown = resident_mib(found) - resident
             while open_calls(found) > 0 and time.perf_counter() - begun_at < 60:
                 time.sleep(0.2)

@@ -15,6 +15,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import grpc
+
+from metalm_proto.v1 import metalm_pb2 as pb
+
 _PIECE = 2**18
 
 
@@ -112,16 +116,53 @@ class Reader:
             self._connection = None
 
 
-def read(host: str, port: int, until: float, clients: Sequence[dict[str, Any]]) -> list[Tally]:
-    """What each of the `clients` got until then; each: source, path, streams."""
-    tallies = [Tally() for _ in clients]
-    threads = [
-        threading.Thread(
-            target=Reader(host, port, client["source"], client["path"], tally).run, args=(until,)
+class GrpcReader:
+    """The same over gRPC, as the client with `token`."""
+
+    def __init__(self, target: str, token: str, samples: int, tally: Tally) -> None:
+        self._channel = grpc.insecure_channel(
+            target,
+            [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
         )
-        for client, tally in zip(clients, tallies, strict=True)
-        for _ in range(client["streams"])
-    ]
+        # Bytes, which nobody decodes.
+        self._stream: Any = self._channel.unary_stream(
+            "/metalm.v1.MetaLMService/StreamBatches", pb.StreamBatchesRequest.SerializeToString
+        )
+        self._metadata = (("authorization", f"Bearer {token}"),)
+        self._request = pb.StreamBatchesRequest(seed=1, samples=samples, batch_size=32)
+        self._tally = tally
+
+    def run(self, until: float) -> None:
+        while time.time() < until:
+            call = self._stream(self._request, metadata=self._metadata)
+            try:
+                for message in call:
+                    self._tally.answered_bytes += len(message)
+                    if time.time() > until:
+                        call.cancel()
+                        break
+                else:
+                    self._tally.answers += 1
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    self._tally.errors.append(repr(error))
+                time.sleep(random.uniform(0.5, 1.5))
+        self._channel.close()
+
+
+def read(host: str, port: int, until: float, clients: Sequence[dict[str, Any]]) -> list[Tally]:
+    """What each of the `clients` got until then; each: streams, and source and path over HTTP,
+    token and samples over gRPC."""
+    tallies = [Tally() for _ in clients]
+    threads = []
+    for client, tally in zip(clients, tallies, strict=True):
+        for _ in range(client["streams"]):
+            reader: Reader | GrpcReader
+            if "token" in client:
+                reader = GrpcReader(f"{host}:{port}", client["token"], client["samples"], tally)
+            else:
+                reader = Reader(host, port, client["source"], client["path"], tally)
+            threads.append(threading.Thread(target=reader.run, args=(until,)))
     for thread in threads:
         thread.start()
     for thread in threads:
