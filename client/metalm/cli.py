@@ -26,8 +26,9 @@ _SAMPLE_FORMATS: dict[str, Callable[..., str]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, 1 for a failure, 2 for wrong usage."""
-    # gRPC's core would write lines of its own about each handshake that fails.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # gRPC's core would write lines of its own about each handshake that fails, and what callers of
+    # the service send byte for byte.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
@@ -59,9 +60,6 @@ def _failed(error: object, status: int) -> int:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    # gRPC's core reads it when it is loaded; unless told, it prints what callers send byte for
-    # byte, past all loggers.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # The service is imported by the commands that are the service, and by no other.
     from metalm_service import logs
     from metalm_service.config import ServerConfig

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     plan = Plan(
         seconds=60 * minutes,
         # The allocator's arenas, a pool of threads: they grow to their size and stay.
-        warm_up_s=60 * minutes / 6,
+        warm_up_s=60 * max(minutes / 6, min(5, minutes / 3)),
         calibrate_s=20,
         seed=given.seed,
         bounds=Bounds(
