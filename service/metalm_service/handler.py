@@ -61,8 +61,8 @@ class Handler:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self._lock = threading.Lock()
-        # While some batches are generated, as many are on their way.
-        self._turns = FairTurns(2 * config.threads)
+        # One more than generate: while a batch is on its way, its core has the next one.
+        self._turns = FairTurns(config.threads + 1)
         self._state = State.STARTING
         self._abandoned = False
         self._held = _Held()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from metalm_proto.batch import Batch, Language, Provenance
 from metalm_proto.spec import BatchRequest, Profile, Spec, Split
-from metalm_service.core import engine
+from metalm_service.core import cost, engine
 from metalm_service.core.engine import make_batch
 
 BASE = Spec(V=50, n=6, l=9, e=0.2, L=600)
@@ -159,7 +159,7 @@ def test_samples_do_not_depend_on_how_they_are_batched(
 
 def test_work_in_portions_gives_the_same_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = made(BASE, size=7)
-    monkeypatch.setattr(engine, "_TOKENS_AT_A_TIME", 3 * BASE.L)
+    monkeypatch.setitem(cost.TOKENS_AT_A_TIME, engine.engine_name(), 3 * BASE.L)
     assert made(BASE, size=7).digest == whole.digest
 
 

@@ -48,24 +48,30 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 class Load:
-    """Readers that have begun; `tallies` waits for their end."""
+    """Readers that have begun, each client in a process of its own; `tallies` waits for their end."""
 
     def __init__(self, url: str, seconds: float, clients: Sequence[dict[str, Any]]) -> None:
         host, port = url.partition("://")[2].split(":")
-        self.seconds = seconds
-        what = {
-            "host": host, "port": int(port), "until": time.time() + seconds, "clients": clients,
-        }  # fmt: skip
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.load.reader", json.dumps(what)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._seconds = seconds
+        # They begin together, when the last of them has started.
+        begin = time.time() + 1.5
+        place = {"host": host, "port": int(port), "begin": begin, "until": begin + seconds}
+        self._processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.load.reader", json.dumps({**place, "client": each})],
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for each in clients
+        ]
 
     def tallies(self) -> list[Tally]:
-        output, _ = self._process.communicate(timeout=self.seconds + 60)
-        assert self._process.returncode == 0
-        return [Tally(**each) for each in json.loads(output)]
+        found = []
+        for process in self._processes:
+            output, _ = process.communicate(timeout=self._seconds + 60)
+            assert process.returncode == 0
+            found.append(Tally(**json.loads(output)))
+        return found
 
 
 def client(number: int, streams: int, samples: int = 32 * 64) -> dict[str, Any]:

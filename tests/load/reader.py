@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -150,25 +149,24 @@ class GrpcReader:
         self._channel.close()
 
 
-def read(host: str, port: int, until: float, clients: Sequence[dict[str, Any]]) -> list[Tally]:
-    """What each of the `clients` got until then; each: streams, and source and path over HTTP,
+def read(host: str, port: int, begin: float, until: float, client: dict[str, Any]) -> Tally:
+    """What the client got between the two times; it has streams, and source and path over HTTP,
     token and samples over gRPC."""
-    tallies = [Tally() for _ in clients]
-    threads = []
-    for client, tally in zip(clients, tallies, strict=True):
-        for _ in range(client["streams"]):
-            reader: Reader | GrpcReader
-            if "token" in client:
-                reader = GrpcReader(f"{host}:{port}", client["token"], client["samples"], tally)
-            else:
-                reader = Reader(host, port, client["source"], client["path"], tally)
-            threads.append(threading.Thread(target=reader.run, args=(until,)))
+    tally = Tally()
+    readers: list[Reader | GrpcReader] = [
+        GrpcReader(f"{host}:{port}", client["token"], client["samples"], tally)
+        if "token" in client
+        else Reader(host, port, client["source"], client["path"], tally)
+        for _ in range(client["streams"])
+    ]
+    threads = [threading.Thread(target=reader.run, args=(until,)) for reader in readers]
+    time.sleep(max(0.0, begin - time.time()))
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return tallies
+    return tally
 
 
 if __name__ == "__main__":
-    print(json.dumps([asdict(tally) for tally in read(**json.loads(sys.argv[1]))]))
+    print(json.dumps(asdict(read(**json.loads(sys.argv[1])))))

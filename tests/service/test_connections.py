@@ -108,6 +108,8 @@ def test_so_is_the_second_one_of_a_connection(strict: Service) -> None:
         ([b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"], 400),
         ([b"GET / HTTP/9.9\r\n\r\n"], 400),
         ([b"\x00" * 100], 400),
+        ([b"GET /healthz HTTP/1.1\r\n\r\n"], 400),
+        ([GET + b"Host: b\r\n\r\n"], 400),
     ],
     ids=lambda value: str(value)[:60],
 )

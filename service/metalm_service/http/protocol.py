@@ -79,6 +79,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if names.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in names:
             self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "requests have no body here")
             return
+        if self.parser.get_http_version() == "1.1" and (
+            sum(name == b"host" for name, _ in self.headers) != 1
+        ):
+            self._refuse(HTTPStatus.BAD_REQUEST, "a request has one Host (RFC 9112, 3.2)")
+            return
         self._arriving_since, self._head_bytes = None, 0
         super().on_headers_complete()
         if len(self.pipeline) > _MAX_PIPELINED:
