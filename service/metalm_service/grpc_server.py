@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -18,13 +19,13 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from metalm_proto import errors, messages, wire
-from metalm_proto.spec import BatchRequest
+from metalm_proto.batch import Batch
 from metalm_proto.v1 import metalm_pb2 as pb
+from metalm_service.ahead import Ahead
 from metalm_service.calls import Calls
-from metalm_service.config import ServerConfig
 from metalm_service.decoding import DecodingInterceptor
 from metalm_service.grpc_calls import CallContext, CallsInterceptor
-from metalm_service.handler import Admission, CallerGoneError, Handler
+from metalm_service.handler import CallerGoneError, Handler
 from metalm_service.stalls import StallWatch
 from metalm_service.tls import Certificates
 from metalm_service.tokens import Tokens
@@ -52,8 +53,11 @@ _log = logging.getLogger(__name__)
 
 
 class _Servicer:
-    def __init__(self, handler: Handler, tokens: Tokens, stalls: StallWatch) -> None:
+    def __init__(
+        self, handler: Handler, executor: Executor, tokens: Tokens, stalls: StallWatch
+    ) -> None:
         self._handler = handler
+        self._executor = executor
         self._tokens = tokens
         self._stalls = stalls
 
@@ -70,8 +74,9 @@ class _Servicer:
         try:
             self._identify(context)
             request = messages.sample_request_from_message(_parsed(pb.SampleRequest, data))
-            admission = self._admitted(request, context)
-            (answer,) = context.call.sent(_encoded(admission, context))
+            admission = self._handler.admit(context.call, request)
+            _at_the_end_of(context, admission.close)
+            (answer,) = context.call.sent(map(_encode, admission.batches(context.is_active)))
             self._stalls.reader(context.underlying).given(len(answer))
             return answer
         except Exception as error:
@@ -82,25 +87,19 @@ class _Servicer:
             self._identify(context)
             message = _parsed(pb.StreamBatchesRequest, data)
             request = messages.stream_request_from_message(message)
-            admission = self._admitted(request, context)
+            admission = self._handler.admit(context.call, request)
+            stream = Ahead(admission, _encode, self._executor, context.is_active)
+            _at_the_end_of(context, stream.close)
             reader = self._stalls.reader(context.underlying)
-            for answer in context.call.sent(_encoded(admission, context)):
+            for answer in context.call.sent(iter(stream.following, None)):
                 reader.given(len(answer))
                 yield answer
                 reader.taken()
-                admission.taken()
-                # Not kept while the next one is generated.
+                stream.taken()
+                # Not kept while the next one is waited for.
                 del answer
         except Exception as error:
             _abort(context, error)
-
-    def _admitted(self, request: BatchRequest, context: CallContext) -> Admission:
-        """The reservation lasts until the call has ended: until then its bytes may wait in gRPC's
-        own buffers, whatever this side has done."""
-        admission = self._handler.admit(context.call, request)
-        if not context.add_callback(admission.close):
-            admission.close()
-        return admission
 
     def _identify(self, context: CallContext) -> None:
         """Raises Unauthenticated."""
@@ -118,11 +117,12 @@ class GrpcServer:
     def __init__(
         self,
         handler: Handler,
-        config: ServerConfig,
+        executor: Executor,
         calls: Calls,
         tokens: Tokens,
         certificates: Certificates | None,
     ) -> None:
+        config = handler.config
         threads = config.max_requests + SPARE_THREADS
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, "grpc"),
@@ -141,7 +141,7 @@ class GrpcServer:
         )
         logging.getLogger("grpc._cython.cygrpc").addFilter(_worth_a_line)
         self._stalls = StallWatch(config.stall_timeout_s)
-        servicer = _Servicer(handler, tokens, self._stalls)
+        servicer = _Servicer(handler, executor, tokens, self._stalls)
         # Not the generated servicer: it would serialise every batch once more, and call a message
         # that cannot be parsed a defect of the service.
         methods: dict[str, Any] = {
@@ -188,10 +188,15 @@ class GrpcServer:
         return self._server.stop(grace_s)
 
 
-def _encoded(admission: Admission, context: CallContext) -> Iterator[bytes]:
-    # map keeps no batch while its bytes are being sent.
-    batches = admission.batches(context.is_active)
-    return map(wire.batch_response, map(wire.encode_batch, batches))
+def _encode(batch: Batch) -> bytes:
+    return wire.batch_response(wire.encode_batch(batch))
+
+
+def _at_the_end_of(context: CallContext, close: Callable[[], None]) -> None:
+    """A reservation lasts until its call has ended: until then its bytes may wait in gRPC's own
+    buffers, whatever this side has done."""
+    if not context.add_callback(close):
+        close()
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:

@@ -79,9 +79,9 @@ async def _serve_doors(
     listener = _listen(config.host, config.port)
     # gRPC does not say why it cannot listen, and prints lines of its own: so this is asked before.
     _listen(config.host, config.grpc_port).close()
-    grpc_server = GrpcServer(handler, config, calls, tokens, certificates)
     # A thread for each request: whose turn it is at the cores, the handler says.
     executor = ThreadPoolExecutor(config.max_requests, "generate")
+    grpc_server = GrpcServer(handler, executor, calls, tokens, certificates)
     http_server = _HttpServer(
         uvicorn.Config(
             create_app(handler, executor, calls, metrics, tokens),

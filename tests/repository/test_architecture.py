@@ -40,10 +40,11 @@ ARROWS = {
     "metalm_service.watched": set(),
     "metalm_service.tokens": {"metalm_proto", "metalm_service.watched"},
     "metalm_service.tls": {"metalm_proto", "metalm_service.config", "metalm_service.watched"},
+    "metalm_service.ahead": {"metalm_proto", "metalm_service.handler"},
     "metalm_service.grpc_server": {
         "metalm_proto",
+        "metalm_service.ahead",
         "metalm_service.calls",
-        "metalm_service.config",
         "metalm_service.grpc_calls",
         "metalm_service.decoding",
         "metalm_service.handler",
@@ -53,6 +54,7 @@ ARROWS = {
     },
     "metalm_service.http": {
         "metalm_proto",
+        "metalm_service.ahead",
         "metalm_service.calls",
         "metalm_service.handler",
         "metalm_service.http",

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 
 from metalm_proto import errors, query
 from metalm_proto.spec import BatchRequest
+from metalm_service.ahead import Ahead
 from metalm_service.calls import Call, Calls
 from metalm_service.handler import VERSION, CallerGoneError, Handler
 from metalm_service.http import openapi
@@ -20,7 +21,7 @@ from metalm_service.http.docs import add_docs
 from metalm_service.http.formats import BATCHES_FORMATS, SAMPLE_FORMATS, Format, Pairs, negotiate
 from metalm_service.http.problems import add_problems
 from metalm_service.http.scraping import add_metrics
-from metalm_service.http.streaming import BatchResponse, Encoded, disconnected
+from metalm_service.http.streaming import BatchResponse, disconnected, following
 from metalm_service.metrics import Metrics
 from metalm_service.tokens import Tokens
 
@@ -70,13 +71,13 @@ def create_app(
             headers["Content-Length"] = str(length)
         if request.method == "HEAD":
             return Response(media_type=chosen.media_type, headers=headers)
-        stream = Encoded(handler.admit(call, wanted, chosen.encoding), chosen.encode, executor)
+        stream = Ahead(handler.admit(call, wanted, chosen.encoding), chosen.encode, executor)
         gone = asyncio.create_task(disconnected(request))
         # The first batch may take long, and whoever wants it may not.
         gone.add_done_callback(lambda task: None if task.cancelled() else stream.abandon())
         try:
             # Before the status is sent: what goes wrong here can still be told.
-            first = await stream.following()
+            first = await following(stream)
         except CallerGoneError:
             stream.close()
             return Response(status_code=499)  # for nobody; nginx's number for it
@@ -86,7 +87,7 @@ def create_app(
         finally:
             gone.cancel()
         if wanted.samples <= wanted.batch_size:
-            headers["Content-Length"] = str(sum(map(len, first)))
+            headers["Content-Length"] = str(sum(map(len, first or ())))
         return BatchResponse(stream, first, media_type=chosen.media_type, headers=headers)
 
     @app.head("/sample", include_in_schema=False)
