@@ -20,6 +20,10 @@ from metalm_service.fairness import FairTurns, Turn
 
 VERSION = version("metalm")
 
+_COME_AGAIN_S = 2.0
+"""What those are told who find no room. A refusal costs a millisecond: many that ask again every
+second would be a load of their own."""
+
 
 class State(Enum):
     STARTING = "starting"
@@ -176,14 +180,15 @@ class Handler:
             most_bytes = int(part * config.max_inflight_bytes)
             if held.requests >= most_requests:
                 raise Overloaded(
-                    f"{whose} has {held.requests} requests, as many as may be at one time", 1.0
+                    f"{whose} has {held.requests} requests, as many as may be at one time",
+                    _COME_AGAIN_S,
                 )
             # One request is always allowed.
             if held.requests and held.bytes + reserved > most_bytes:
                 raise Overloaded(
                     f"the request needs {reserved} bytes, and {whose} has {held.bytes} of "
                     f"{most_bytes} in flight",
-                    1.0,
+                    _COME_AGAIN_S,
                 )
 
     def _forget_if_idle(self, client: str) -> None:
