@@ -17,7 +17,7 @@ import uvicorn
 
 from metalm_service.calls import Calls
 from metalm_service.config import ServerConfig
-from metalm_service.grpc_server import GrpcServer
+from metalm_service.grpc.server import GrpcServer
 from metalm_service.handler import VERSION, Handler
 from metalm_service.http.admin import create_admin_app
 from metalm_service.http.app import create_app

@@ -15,7 +15,6 @@ ARROWS = {
     "metalm_service.core": {"metalm_proto", "metalm_service.core"},
     "metalm_service.config": {"metalm_proto"},
     "metalm_service.calls": {"metalm_proto"},
-    "metalm_service.decoding": set(),
     "metalm_service.handler": {
         "metalm_proto",
         "metalm_service.calls",
@@ -24,7 +23,6 @@ ARROWS = {
         "metalm_service.fairness",
     },
     "metalm_service.fairness": set(),
-    "metalm_service.stalls": set(),
     "metalm_service.metrics": {
         "metalm_proto",
         "metalm_service.calls",
@@ -36,19 +34,16 @@ ARROWS = {
         "metalm_service.handler",
     },
     "metalm_service.logs": {"metalm_service.calls", "metalm_service.config"},
-    "metalm_service.grpc_calls": {"metalm_proto", "metalm_service.calls"},
     "metalm_service.watched": set(),
     "metalm_service.tokens": {"metalm_proto", "metalm_service.watched"},
     "metalm_service.tls": {"metalm_proto", "metalm_service.config", "metalm_service.watched"},
     "metalm_service.ahead": {"metalm_proto", "metalm_service.handler"},
-    "metalm_service.grpc_server": {
+    "metalm_service.grpc": {
         "metalm_proto",
         "metalm_service.ahead",
         "metalm_service.calls",
-        "metalm_service.grpc_calls",
-        "metalm_service.decoding",
+        "metalm_service.grpc",
         "metalm_service.handler",
-        "metalm_service.stalls",
         "metalm_service.tls",
         "metalm_service.tokens",
     },
@@ -64,7 +59,7 @@ ARROWS = {
     "metalm_service.server": {
         "metalm_service.calls",
         "metalm_service.config",
-        "metalm_service.grpc_server",
+        "metalm_service.grpc",
         "metalm_service.handler",
         "metalm_service.http",
         "metalm_service.logs",

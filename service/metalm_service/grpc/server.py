@@ -23,10 +23,10 @@ from metalm_proto.batch import Batch
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_service.ahead import Ahead
 from metalm_service.calls import Calls
-from metalm_service.decoding import DecodingInterceptor
-from metalm_service.grpc_calls import CallContext, CallsInterceptor
+from metalm_service.grpc.calls import CallContext, CallsInterceptor
+from metalm_service.grpc.decoding import DecodingInterceptor
+from metalm_service.grpc.stalls import StallWatch
 from metalm_service.handler import CallerGoneError, Handler
-from metalm_service.stalls import StallWatch
 from metalm_service.tls import Certificates
 from metalm_service.tokens import Tokens
 
