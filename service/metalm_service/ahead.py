@@ -28,8 +28,7 @@ class Ahead(Generic[T]):
         self.call = admission.call
         self._admission = admission
         self._closed = False
-        batches = admission.batches(lambda: not self._closed and wanted())
-        self._encoded = map(encode, batches)
+        self._encoded = admission.batches(encode, lambda: not self._closed and wanted())
         self._executor = executor
         self._working: Future[T | None] = executor.submit(next, self._encoded, None)
 

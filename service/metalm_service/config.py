@@ -14,9 +14,9 @@ from metalm_proto.fields import Field
 
 MIB = 2**20
 
-COPIES = 3
-"""Of a batch that a door holds at most at one time: being generated, being sent, and what its
-transport has copied but not sent."""
+COPIES = 4
+"""Of a batch that a door holds of one request at most: being sent, what its transport has copied of
+that, the next one, and what that is made from."""
 
 
 class LogFormat(StrEnum):

@@ -5,11 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 LEASE_S = 0.005
 """How long a turn lasts at most while a batch is on its way: a reader that is slow must not keep
 others waiting, and one that is not has it sooner."""
+QUANTUM_S = 0.02
+"""How long a turn lasts at most, where others wait, before it has to be waited for again."""
+_LOOK_EVERY_S = 0.25
+_FORGET_EVERY = 64
+
+
+class GoneError(Exception):
+    """Whoever waited for a turn does not want it any more."""
 
 
 @dataclass(slots=True)
@@ -23,11 +32,17 @@ class _Client:
 class Turn:
     """One batch's: it is waited for, the batch is generated, it is on its way, the turn is over."""
 
-    def __init__(self, turns: FairTurns, client: str) -> None:
+    def __init__(self, turns: FairTurns, client: str, wanted: Callable[[], bool]) -> None:
         self.client = client
+        self.wanted = wanted
         self.begun = threading.Event()
         self.begun_at = 0.0
         self._turns = turns
+
+    def pause(self) -> None:
+        """Lets others have their turn if this one has lasted long. Raises GoneError."""
+        if time.monotonic() - self.begun_at > QUANTUM_S:
+            self._turns.again(self)
 
     def lend(self) -> None:
         """The batch is on its way: the turn ends when it is there, or after LEASE_S."""
@@ -43,8 +58,9 @@ class FairTurns:
     is next, and its own batches in order.
 
     So a client with fifty streams gets no more than one with a single stream, where that one takes
-    what it can have. A client that was idle has saved nothing up: it joins at the time of the one
-    served last. (Start-time fair queueing: Goyal, Vin, Cheng, SIGCOMM 1996.) Thread-safe.
+    what it can have, and a long batch keeps nobody waiting. A client that was idle has saved
+    nothing up: it joins at the time that each of the others has had by then. (Fair queueing after
+    Demers, Keshav, Shenker, SIGCOMM 1989, and Goyal, Vin, Cheng, SIGCOMM 1996.) Thread-safe.
     """
 
     def __init__(self, slots: int) -> None:
@@ -53,21 +69,32 @@ class FairTurns:
         self._now_s = 0.0
         self._clients: dict[str, _Client] = {}
         self._held: set[Turn] = set()
+        self._ended = 0
         # As all leases are of one length, they end in the order in which they began.
         self._leases: deque[tuple[float, Turn]] = deque()
         self._lent = threading.Condition(self._lock)
         self._idle = True
         threading.Thread(target=self._end_leases, name="turns", daemon=True).start()
 
-    def take(self, client: str) -> Turn:
-        """Waits for a turn; whoever has it ends it."""
-        turn = Turn(self, client)
+    def take(self, client: str, wanted: Callable[[], bool] = lambda: True) -> Turn:
+        """Waits for a turn, which whoever has it ends. Raises GoneError once it is not `wanted`."""
+        turn = Turn(self, client, wanted)
         with self._lock:
-            known = self._clients.setdefault(client, _Client(self._now_s))
-            known.waiting.append(turn)
+            self._known(client).waiting.append(turn)
             self._deal()
-        turn.begun.wait()
+        self._wait(turn)
         return turn
+
+    def again(self, turn: Turn) -> None:
+        """Gives the turn up and waits for it anew, if anybody else waits."""
+        with self._lock:
+            if not any(client.waiting for client in self._clients.values()):
+                return
+            turn.begun.clear()
+            self._take_back(turn)
+            self._known(turn.client).waiting.appendleft(turn)
+            self._deal()
+        self._wait(turn)
 
     def lend(self, turn: Turn) -> None:
         with self._lock:
@@ -78,6 +105,20 @@ class FairTurns:
     def end(self, turn: Turn) -> None:
         with self._lock:
             self._end(turn)
+
+    def _known(self, client: str) -> _Client:
+        return self._clients.setdefault(client, _Client(self._now_s))
+
+    def _wait(self, turn: Turn) -> None:
+        while not turn.begun.wait(_LOOK_EVERY_S):
+            if not turn.wanted():
+                with self._lock:
+                    waiting = self._clients[turn.client].waiting
+                    if turn in waiting:
+                        waiting.remove(turn)
+                    else:  # it has just begun
+                        self._end(turn)
+                raise GoneError
 
     def _end_leases(self) -> None:
         with self._lock:
@@ -93,13 +134,23 @@ class FairTurns:
 
     def _end(self, turn: Turn) -> None:
         if turn in self._held:
-            self._held.remove(turn)
-            client = self._clients[turn.client]
-            client.used_s += time.monotonic() - turn.begun_at
-            client.holding -= 1
-            self._free += 1
+            self._take_back(turn)
             self._deal()
-            self._forget()
+            self._ended += 1
+            if self._ended % _FORGET_EVERY == 0 or not self._held:
+                self._forget()
+
+    def _take_back(self, turn: Turn) -> None:
+        self._held.remove(turn)
+        self._free += 1
+        client = self._clients[turn.client]
+        seconds = time.monotonic() - turn.begun_at
+        client.used_s += seconds
+        # What each of those that are here would have had of it. Were it only the time of the one
+        # that is served, ever new clients would hold up an old one for ever.
+        active = sum(1 for each in self._clients.values() if each.waiting or each.holding)
+        self._now_s += seconds / max(1, active)
+        client.holding -= 1
 
     def _deal(self) -> None:
         while self._free:

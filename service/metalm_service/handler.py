@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
+from typing import TypeVar
 
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description, Limits
@@ -16,9 +17,11 @@ from metalm_proto.spec import BatchRequest, Spec
 from metalm_service.calls import Call
 from metalm_service.config import COPIES, ServerConfig
 from metalm_service.core import engine
-from metalm_service.fairness import FairTurns, Turn
+from metalm_service.fairness import FairTurns, GoneError, Turn
 
 VERSION = version("metalm")
+
+T = TypeVar("T")
 
 _COME_AGAIN_S = 2.0
 """What those are told who find no room. A refusal costs a millisecond: many that ask again every
@@ -33,11 +36,12 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """What a form of the answer costs: bytes of memory for each byte of arrays, and nanoseconds of
-    a core for each token."""
+    """What a form of the answer costs: bytes of memory for each byte of arrays, nanoseconds of a
+    core for each token, and whether Python can do nothing else meanwhile."""
 
     bytes_a_byte: int = 1
     ns_a_token: int = 1
+    holds_the_interpreter: bool = False
 
 
 PLAIN = Encoding()
@@ -67,6 +71,8 @@ class Handler:
         self._lock = threading.Lock()
         # One more than generate: while a batch is on its way, its core has the next one.
         self._turns = FairTurns(config.threads + 1)
+        # One at a time: many would leave the doors, and the probes, no time at all.
+        self._text_turns = FairTurns(1)
         self._state = State.STARTING
         self._abandoned = False
         self._held = _Held()
@@ -139,7 +145,7 @@ class Handler:
             for held in (self._held, self._held_by[call.client]):
                 held.requests += 1
                 held.bytes += reserved
-        return Admission(self, call, request, reserved)
+        return Admission(self, call, request, encoding, reserved)
 
     def _check_size(self, request: BatchRequest, message_bytes: int, reserved: int) -> None:
         config = self.config
@@ -195,20 +201,37 @@ class Handler:
         if not self._held_by[client].requests:
             del self._held_by[client]
 
-    def _generate(
-        self, request: BatchRequest, first: int, size: int, turn: Turn, wanted: Callable[[], bool]
-    ) -> Batch:
-        def proceed() -> None:
-            if self._abandoned or not wanted():
-                raise CallerGoneError
+    def _portion(
+        self,
+        admission: Admission,
+        first: int,
+        size: int,
+        encode: Callable[[Batch], T],
+        wanted: Callable[[], bool],
+    ) -> tuple[T, Turn]:
+        """One batch, encoded, and the turn that it is still to end."""
 
+        def here() -> bool:
+            return not self._abandoned and wanted()
+
+        def proceed() -> None:
+            if not here():
+                raise CallerGoneError
+            turn.pause()
+
+        turns = self._text_turns if admission.encoding.holds_the_interpreter else self._turns
         try:
-            batch = engine.make_batch(request, first, size, proceed)
-        except BaseException:
-            turn.end()
-            raise
+            turn = turns.take(admission.call.client, here)
+            try:
+                batch = engine.make_batch(admission.request, first, size, proceed)
+                encoded = encode(batch)
+            except BaseException:
+                turn.end()
+                raise
+        except GoneError:
+            raise CallerGoneError from None
         turn.lend()
-        return batch
+        return encoded, turn
 
     def _release(self, client: str, reserved: int) -> None:
         with self._lock:
@@ -224,28 +247,34 @@ class Admission:
     Closing it twice is fine, from any thread.
     """
 
-    def __init__(self, handler: Handler, call: Call, request: BatchRequest, reserved: int) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        call: Call,
+        request: BatchRequest,
+        encoding: Encoding,
+        reserved: int,
+    ) -> None:
         self.call = call
         self.request = request
+        self.encoding = encoding
         self._handler = handler
         self._reserved = reserved
         self._closing = threading.Lock()
         self._on_their_way: deque[Turn] = deque()
 
-    def batches(self, wanted: Callable[[], bool]) -> Iterator[Batch]:
-        """The request's batches, in order.
+    def batches(self, encode: Callable[[Batch], T], wanted: Callable[[], bool]) -> Iterator[T]:
+        """The request's batches, in order and encoded.
 
         `wanted` is asked every few million tokens; CallerGoneError is raised when it says no.
         """
         for first, size in self.request.ranges():
-            yield self._batch(first, size, wanted)
-
-    def _batch(self, first: int, size: int, wanted: Callable[[], bool]) -> Batch:
-        with self.call.generating(size, size * self.request.spec.L):
-            turn = self._handler._turns.take(self.call.client)
-            batch = self._handler._generate(self.request, first, size, turn, wanted)
-        self._on_their_way.append(turn)
-        return batch
+            with self.call.generating(size, size * self.request.spec.L):
+                encoded, turn = self._handler._portion(self, first, size, encode, wanted)
+            self._on_their_way.append(turn)
+            yield encoded
+            # Not kept while the next one is generated.
+            del encoded
 
     def taken(self) -> None:
         """The door has handed the next of the batches to its transport, which has taken it."""

@@ -57,7 +57,7 @@ class Metrics(Watcher):
         )
         self._generation = self._times(
             "generation_seconds",
-            "From a batch's turn to its being there, waits for a thread included.",
+            "From a batch being asked for to its being there, waits for a turn included.",
         )
         self._send = self._times(
             "send_seconds", "From a batch's being there to the door's being ready for the next."
@@ -140,6 +140,10 @@ class _Standing:
             ("requests_in_flight_limit", config.max_requests, "How many may run."),
             ("bytes_in_flight", handler.inflight_bytes, "Bytes reserved for requests that run."),
             ("bytes_in_flight_limit", config.max_inflight_bytes, "How many may be reserved."),
-            ("generating_threads_limit", config.threads, "Threads that may generate at one time."),
+            (
+                "generating_threads_limit",
+                config.threads,
+                "Batches made at one time, less one.",
+            ),
         ):
             yield GaugeMetricFamily(f"metalm_{name}", doc, value=float(value))

@@ -29,10 +29,14 @@ from metalm_service.tls import Certificates
 from metalm_service.tokens import Tokens
 from metalm_service.tracing import tracing
 
+_SHUTDOWN_S = 1.0
+"""What the other side has to end TLS properly; meanwhile its connection counts."""
 _OPTIONS: dict[str, Any] = {
     "log_config": None,
     "access_log": False,
     "server_header": False,
+    # Whoever says that he asks for another is not believed.
+    "proxy_headers": False,
     "headers": HEADERS,
     "backlog": BACKLOG,
     "ws": "none",
@@ -86,8 +90,7 @@ async def _serve_doors(
         uvicorn.Config(
             create_app(handler, executor, calls, metrics, tokens),
             timeout_graceful_shutdown=config.drain_timeout_s,
-            # A class to uvicorn's types; it only calls it.
-            http=partial(GuardedProtocol, limits=_connection_limits(config)),  # type: ignore[arg-type]
+            http=_protocol(config),
             **_OPTIONS,
         ),
         certificates,
@@ -103,7 +106,6 @@ async def _serve_doors(
     serving = asyncio.create_task(http_server.serve(sockets=[listener]))
     warming = asyncio.create_task(asyncio.to_thread(handler.warm))
     stopping = asyncio.create_task(signalled.wait())
-    watching = asyncio.create_task(watch(http_server.server_state.connections))
     try:
         await asyncio.wait({serving, warming, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if warming.done():
@@ -130,26 +132,28 @@ async def _serve_doors(
             http_server.force_exit = True
             grpc_server.stop(0)
         await ending
-        for task in (forced, stopping, watching):
+        for task in (forced, stopping):
             task.cancel()
-        # Threads that still generate for nobody look up within milliseconds; a compiler does not,
-        # and is not waited for.
+        # Threads that still generate for nobody look up within milliseconds. (A compiler does not:
+        # the end of a start waits for it.)
         executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _connection_limits(config: ServerConfig) -> ConnectionLimits:
-    """Those of the configuration, as far as the system has file descriptors for them."""
+def _protocol(config: ServerConfig) -> Any:
+    """What uvicorn makes its connections with: within the limits of the configuration, as far as
+    the system has file descriptors for them."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Every connection takes one, and the soft limit is often a thousand.
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     most = config.max_connections
     if hard != resource.RLIM_INFINITY:
+        # Every connection takes one, and the soft limit is often a thousand.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         most = min(most, hard // 2)
-    return ConnectionLimits(
+    limits = ConnectionLimits(
         max_connections=most,
         request_timeout_s=config.request_timeout_s,
         stall_timeout_s=config.stall_timeout_s,
     )
+    return partial(GuardedProtocol, limits=limits)
 
 
 @contextlib.asynccontextmanager
@@ -162,7 +166,10 @@ async def _administered(handler: Handler, calls: Calls, metrics: Metrics) -> Asy
     listener = _listen(config.host, config.admin_port)
     server = _HttpServer(
         uvicorn.Config(
-            create_admin_app(handler, calls, metrics), timeout_graceful_shutdown=1, **_OPTIONS
+            create_admin_app(handler, calls, metrics),
+            timeout_graceful_shutdown=1,
+            http=_protocol(config),
+            **_OPTIONS,
         )
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -187,6 +194,13 @@ class _HttpServer(uvicorn.Server):
         config.ssl = None if certificates is None else certificates.http_context()
         self._handshake_timeout_s = None if certificates is None else handshake_timeout_s
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        watching = asyncio.create_task(watch(self.server_state.connections))
+        try:
+            await super().serve(sockets)
+        finally:
+            watching.cancel()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens itself: uvicorn gives a handshake a minute, and has no setting for it."""
         await super().startup(sockets=[])
@@ -209,6 +223,7 @@ class _HttpServer(uvicorn.Server):
                     ssl=config.ssl,
                     backlog=config.backlog,
                     ssl_handshake_timeout=self._handshake_timeout_s,
+                    ssl_shutdown_timeout=None if config.ssl is None else _SHUTDOWN_S,
                 )
             )
 

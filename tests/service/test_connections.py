@@ -91,6 +91,28 @@ def test_so_is_the_second_one_of_a_connection(strict: Service) -> None:
         assert b"HTTP/1.1 408 " in rest_of(connection)
 
 
+def test_empty_lines_behind_an_answer_keep_no_connection_open(strict: Service) -> None:
+    with connected(strict) as connection:
+        connection.sendall(GET + b"\r\n")
+        answer = b""
+        while not answer.endswith(b"}\n"):
+            answer += connection.recv(2**16)
+        connection.sendall(b"\r\n")
+        rest_of(connection)  # which ends when the service has closed it
+
+
+def test_nobody_says_who_he_is_by_a_header(strict: Service) -> None:
+    told = len(strict.lines)
+    forged = {"X-Forwarded-For": "198.51.100.7", "X-Forwarded-Proto": "https"}
+    assert urllib3.request("GET", f"{strict.http}/sample?L=5", headers=forged).status == 200
+    eventually(lambda: assert_told(strict, told))
+    assert "198.51.100.7" not in "".join(strict.lines)
+
+
+def assert_told(service: Service, before: int) -> None:
+    assert " call request_id=" in "".join(service.lines[before:])
+
+
 @pytest.mark.parametrize(
     ("pieces", "status"),
     [

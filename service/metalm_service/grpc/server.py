@@ -76,7 +76,7 @@ class _Servicer:
             request = messages.sample_request_from_message(_parsed(pb.SampleRequest, data))
             admission = self._handler.admit(context.call, request)
             _at_the_end_of(context, admission.close)
-            (answer,) = context.call.sent(map(_encode, admission.batches(context.is_active)))
+            (answer,) = context.call.sent(admission.batches(_encode, context.is_active))
             self._stalls.reader(context.underlying).given(len(answer))
             return answer
         except Exception as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
@@ -21,7 +20,7 @@ from metalm_service.http.docs import add_docs
 from metalm_service.http.formats import BATCHES_FORMATS, SAMPLE_FORMATS, Format, Pairs, negotiate
 from metalm_service.http.problems import add_problems
 from metalm_service.http.scraping import add_metrics
-from metalm_service.http.streaming import BatchResponse, disconnected, following
+from metalm_service.http.streaming import BatchResponse, first
 from metalm_service.metrics import Metrics
 from metalm_service.tokens import Tokens
 
@@ -72,23 +71,18 @@ def create_app(
         if request.method == "HEAD":
             return Response(media_type=chosen.media_type, headers=headers)
         stream = Ahead(handler.admit(call, wanted, chosen.encoding), chosen.encode, executor)
-        gone = asyncio.create_task(disconnected(request))
-        # The first batch may take long, and whoever wants it may not.
-        gone.add_done_callback(lambda task: None if task.cancelled() else stream.abandon())
         try:
             # Before the status is sent: what goes wrong here can still be told.
-            first = await following(stream)
+            head = await first(stream, request)
         except CallerGoneError:
             stream.close()
             return Response(status_code=499)  # for nobody; nginx's number for it
         except BaseException:
             stream.close()
             raise
-        finally:
-            gone.cancel()
         if wanted.samples <= wanted.batch_size:
-            headers["Content-Length"] = str(sum(map(len, first or ())))
-        return BatchResponse(stream, first, media_type=chosen.media_type, headers=headers)
+            headers["Content-Length"] = str(sum(map(len, head or ())))
+        return BatchResponse(stream, head, media_type=chosen.media_type, headers=headers)
 
     @app.head("/sample", include_in_schema=False)
     @app.get("/sample", **openapi.sample(SAMPLE_FORMATS), **guarded)

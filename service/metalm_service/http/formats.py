@@ -29,7 +29,7 @@ class Format:
 
 
 # Lists of Python's integers and strings are large.
-_JSON = Encoding(bytes_a_byte=16, ns_a_token=700)
+_JSON = Encoding(bytes_a_byte=16, ns_a_token=700, holds_the_interpreter=True)
 
 SAMPLE_FORMATS = (
     Format(
@@ -42,7 +42,7 @@ SAMPLE_FORMATS = (
         "text",
         "text/plain; charset=utf-8",
         lambda batch: [formats.to_text(batch).encode()],
-        Encoding(bytes_a_byte=40, ns_a_token=300),
+        Encoding(bytes_a_byte=40, ns_a_token=300, holds_the_interpreter=True),
         tells_provenance=False,
     ),
     Format(

@@ -63,6 +63,9 @@ class GuardedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse_head()
+        elif self.cycle is None or self.cycle.response_complete:
+            # Something has come, though it may be empty lines, which begin no request.
+            self._arriving_since = self._arriving_since or self.loop.time()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

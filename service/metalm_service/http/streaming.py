@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from metalm_proto import wire
+from metalm_proto.errors import Draining
 from metalm_service.ahead import Ahead
 from metalm_service.handler import CallerGoneError
 
@@ -29,6 +30,24 @@ async def following(stream: Ahead[Buffers]) -> Buffers | None:
     if buffers is None:
         stream.close()
     return buffers
+
+
+async def first(stream: Ahead[Buffers], request: Request) -> Buffers | None:
+    """The first batch's buffers, which may take long, and whoever wants it may not wait so long.
+
+    Raises CallerGoneError, Draining when the time to drain is over, and what generating it raised.
+    """
+    gone = asyncio.create_task(_disconnected(request))
+    gone.add_done_callback(lambda task: None if task.cancelled() else stream.abandon())
+    try:
+        return await following(stream)
+    except (CallerGoneError, asyncio.CancelledError) as error:
+        if gone.done():
+            raise CallerGoneError from error
+        # Another replica has time.
+        raise Draining("the server is shutting down", 0.0) from error
+    finally:
+        gone.cancel()
 
 
 class BatchResponse(StreamingResponse):
@@ -56,7 +75,7 @@ class BatchResponse(StreamingResponse):
             buffers = await following(self._stream)
 
 
-async def disconnected(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     """Returns when the caller has gone away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
