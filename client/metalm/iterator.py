@@ -10,8 +10,9 @@ from typing import Any, Self
 
 from metalm.failover import FailoverTransport
 from metalm.forks import keep
-from metalm.prefetch import Direct, Prefetcher
+from metalm.prefetch import Prefetcher
 from metalm.schedule import Schedule
+from metalm.windows import Direct
 from metalm_proto.batch import Batch
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.fields import U64, Field
@@ -176,7 +177,7 @@ class BatchIterator(Iterator[Batch]):
                     hedge=self._fetching.hedge,
                 )
                 # Left in the middle, by a break or an exception: nobody else would end it.
-                self._finalizer = weakref.finalize(self, self._source.close)
+                self._finalizer = weakref.finalize(self, self._source.leave)
                 self._finalizer.atexit = False
         return self._source
 
