@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from metalm.failover import FailoverTransport
-from metalm.forks import keep
 from metalm.prefetch import Prefetcher
 from metalm.schedule import Schedule
 from metalm.windows import Direct
@@ -69,13 +68,8 @@ class BatchIterator(Iterator[Batch]):
         return self._template.seed
 
     def __next__(self) -> Batch:
-        transport = self._transport()
-        if self._process != os.getpid():
-            # What reads ahead is with the parent.
-            keep((self._source, self._finalizer))
-            self._process, self._source, self._finalizer = os.getpid(), None, None
         try:
-            step = self._open(transport).following()
+            step = self._open(self._transport()).following()
         except BaseException:
             self.close()
             raise
@@ -154,6 +148,7 @@ class BatchIterator(Iterator[Batch]):
         if self._finalizer is not None:
             self._finalizer.detach()
             self._finalizer = None
+        # That of a parent is the parent's, and so are its threads.
         if source is not None and self._process == os.getpid():
             source.close()
 
@@ -164,6 +159,9 @@ class BatchIterator(Iterator[Batch]):
         self.close()
 
     def _open(self, transport: FailoverTransport) -> Direct | Prefetcher:
+        if self._process != os.getpid():
+            self.close()
+            self._process = os.getpid()
         if self._source is None:
             if not self._fetching.prefetch_bytes:
                 self._source = Direct(transport, self._schedule, self._template, self.position)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from metalm.failover import EndpointStream, FailoverTransport
+from metalm.forks import keep_in_children
 from metalm.schedule import Schedule, Window
 from metalm.windows import Plan, Step
 from metalm_proto.batch import Batch, joined
@@ -80,6 +81,8 @@ class Prefetcher:
         self._process = os.getpid()
         _open.add(self)
         _end_all_at_exit()
+        keep_in_children(self)
+        transport.read_by(self)
         with self._lock:
             self._start()
 
@@ -121,6 +124,8 @@ class Prefetcher:
             self._room.notify_all()
         for stream in streams:
             stream.close()
+
+    interrupt = close
 
     def join(self, timeout_s: float) -> None:
         for thread in (*self._lanes, *self._hedges):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 
-from metalm.failover import FailoverTransport
+from metalm.failover import EndpointStream, FailoverTransport
+from metalm.forks import keep_in_children
 from metalm.schedule import Schedule, Window
 from metalm_proto.batch import Batch, joined
 from metalm_proto.spec import BatchRequest
@@ -47,25 +49,44 @@ class Direct:
         template: BatchRequest,
         position: int,
     ) -> None:
-        self._steps = self._run(transport, Plan(schedule, template, position, _DIRECT_BYTES))
+        self._streams: set[EndpointStream] = set()
+        plan = Plan(schedule, template, position, _DIRECT_BYTES)
+        self._steps = _steps(transport, plan, self._streams)
+        keep_in_children(self)
+        transport.read_by(self)
 
     def following(self) -> Step | None:
         """The next step, None at the end. Raises MetaLMError."""
         return next(self._steps, None)
 
+    def interrupt(self) -> None:
+        """Ends the request that is under way, from any thread."""
+        for stream in list(self._streams):
+            stream.close()
+
     def close(self) -> None:
         self._steps.close()
 
-    @staticmethod
-    def _run(transport: FailoverTransport, plan: Plan) -> Generator[Step, None, None]:
-        while (window := plan.following()) is not None:
-            positions = window.positions(plan.schedule)
-            if window.in_parts:
-                parts = [batch for part in window.requests for batch in transport.batches(part)]
-                yield joined(parts), next(positions)
-            else:
-                with transport.batches(window.requests[0]) as stream:
-                    yield from zip(stream, positions, strict=True)
+
+def _steps(
+    transport: FailoverTransport, plan: Plan, streams: set[EndpointStream]
+) -> Generator[Step, None, None]:
+    """`streams`: those that are read at the moment."""
+    while (window := plan.following()) is not None:
+        positions = window.positions(plan.schedule)
+        parts: list[Batch] = []
+        for request in window.requests:
+            with closing(transport.batches(request)) as stream:
+                streams.add(stream)
+                try:
+                    if window.in_parts:
+                        parts += stream
+                    else:
+                        yield from zip(stream, positions, strict=True)
+                finally:
+                    streams.discard(stream)
+        if window.in_parts:
+            yield joined(parts), next(positions)
 
 
 def _batch_bytes(request: BatchRequest) -> int:
