@@ -75,7 +75,10 @@ class BatchIterator(Iterator[Batch]):
             raise
         if step is None:
             self.close()
-            self.position = max(self.position, self._schedule.stop)
+            # A rank without a part of the last step has seen none of it. What drop_last leaves
+            # was not seen by anybody.
+            if not self._schedule.drop_last:
+                self.position = max(self.position, self._schedule.stop)
             raise StopIteration
         batch, self.position = step
         return batch
