@@ -10,7 +10,7 @@ from typing import Any, Self, TypedDict, Unpack
 from metalm.credentials import Credentials
 from metalm.endpoints import Endpoints
 from metalm.failover import FailoverTransport
-from metalm.forks import keep
+from metalm.forks import keep_in_children
 from metalm.iterator import BatchIterator, Fetching
 from metalm.schedule import Schedule, merged_ranges
 from metalm_proto.batch import Batch
@@ -263,6 +263,7 @@ class MetaLMClient:
             credentials=self._credentials,
         )
         self._transport = FailoverTransport(endpoints, timeout_s=self._timeout_s)
+        keep_in_children(self._transport)
         self._process = os.getpid()
 
     def _open(self) -> FailoverTransport:
@@ -270,7 +271,6 @@ class MetaLMClient:
             raise RuntimeError("this client is closed")
         if self._process != os.getpid():
             # The parent's connections are not ours to use, nor to close.
-            keep(self._transport)
             self._connect()
         return self._transport
 

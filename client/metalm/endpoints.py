@@ -7,41 +7,24 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from metalm.credentials import NOBODY, Credentials
+from metalm.endpoint import Endpoint, Kind
 from metalm.hosts import Host
-from metalm.retry import LONGEST_S, RetryBudget, backoff_s, jitter
+from metalm.retry import LONGEST_ASKED_S, LONGEST_S, RetryBudget, backoff_s, jitter
 from metalm.transports import checked_url, connect
 from metalm.transports.base import Transport
-from metalm_proto.errors import MetaLMError, Unavailable
-from metalm_proto.fields import U64
+from metalm_proto.errors import Draining, MetaLMError, Overloaded, Starting, Unavailable
 from metalm_proto.spec import BatchRequest, Spec
 
 _PROBE_S = 3.0
+_KINDS = 64
+"""Of requests, the last ones of which an endpoint took less at a time than was asked for."""
 _FALLBACK_BATCHES = 4
 """At a time, so that a service that returns is taken up again soon."""
 
 _log = logging.getLogger("metalm")
-
-
-@dataclass(eq=False, slots=True)
-class Endpoint:
-    """One address of a service, its connections, and what is known of it."""
-
-    name: str
-    transport: Transport
-    in_flight: int = 0
-    failures: int = 0
-    """In a row; 0: it is well, or was never tried."""
-    due: float = 0.0
-    """When it may be tried again, on the monotonic clock."""
-    said: str = "was not tried"
-    max_batches: int = U64
-    """In one request; smaller once it has refused more."""
-    leaving: bool = False
-    """No longer an address of its host."""
 
 
 class Endpoints:
@@ -66,7 +49,11 @@ class Endpoints:
         self.budget = RetryBudget()
         self._timeout_s = timeout_s
         # Nobody gives up before he has tried.
-        self._longest_s = min(LONGEST_S, timeout_s / 4)
+        self._backoff_s = partial(
+            backoff_s,
+            longest_s=min(LONGEST_S, timeout_s / 4),
+            longest_asked_s=min(LONGEST_ASKED_S, timeout_s / 4),
+        )
         self._connect: Callable[..., Transport] = partial(
             connect, timeout_s=timeout_s, credentials=credentials
         )
@@ -104,11 +91,28 @@ class Endpoints:
         with self._changed:
             return self._least_used([e for e in self._all() if e is not than and not e.failures])
 
-    def has_others(self, than: Collection[Endpoint]) -> bool:
+    def has_others(self, than: Collection[Endpoint], failed: Collection[Endpoint]) -> bool:
+        """Whether an endpoint other `than` those that will never do may still give an answer: one
+        that is not among the `failed`, or that is known to have been well. With a fallback, any."""
         with self._changed:
-            return any(endpoint not in than for endpoint in self._all())
+            others = [endpoint for endpoint in self._all() if endpoint not in than]
+            return any(self._fallback or e.known or e not in failed for e in others)
+
+    def batches_taken(self, endpoint: Endpoint, kind: Kind) -> int:
+        """As many batches as the endpoint is to be asked for at a time."""
+        with self._changed:
+            return endpoint.taken.get(kind, endpoint.max_batches)
+
+    def takes_less(self, endpoint: Endpoint, kind: Kind, batches: int) -> None:
+        """It refused a request of this kind for more `batches` than that."""
+        with self._changed:
+            endpoint.taken.pop(kind, None)
+            endpoint.taken[kind] = batches
+            if len(endpoint.taken) > _KINDS:
+                del endpoint.taken[next(iter(endpoint.taken))]
 
     def release(self, endpoint: Endpoint) -> None:
+        """Gives back what `acquire` or `another` gave; closes it if it is no address any more."""
         with self._changed:
             endpoint.in_flight -= 1
             gone = endpoint.leaving and not endpoint.in_flight
@@ -121,6 +125,7 @@ class Endpoints:
         if endpoint is self._fallback:
             return
         with self._changed:
+            endpoint.known = True
             if self._outage:
                 self._outage = False
                 _log.warning("%s answers again", endpoint.name)
@@ -129,19 +134,21 @@ class Endpoints:
                 self._changed.notify_all()
 
     def failed(self, endpoint: Endpoint, error: MetaLMError) -> None:
+        """It gave an error in place of what was asked for: it is left alone for a while, for as
+        long as the error asks for within bounds, and its host's name is looked up again."""
         with self._changed:
             endpoint.failures += 1
             endpoint.said = str(error).removeprefix(endpoint.name).removeprefix(": ")
             asked_s = getattr(error, "retry_after_s", None)
-            wait_s = backoff_s(endpoint.failures, asked_s, longest_s=self._longest_s)
-            endpoint.due = time.monotonic() + wait_s
+            endpoint.due = time.monotonic() + self._backoff_s(endpoint.failures, asked_s)
+            endpoint.known |= isinstance(error, Starting | Overloaded | Draining)
             _log.info("%s: %s", endpoint.name, endpoint.said)
             if not self._outage and all(other.failures for other in self._all()):
                 self._outage = True
                 goes_on = f"trying again for {self._timeout_s:g} s"
                 if self._fallback:
                     goes_on = "its batches are generated in this process until one does"
-                _log.warning("no endpoint answers, %s: %s", goes_on, self.told())
+                _log.warning("no endpoint is well, %s: %s", goes_on, self.told())
         # The name may stand for another address by now.
         self._refresh(sooner=True)
 
@@ -168,7 +175,8 @@ class Endpoints:
     def told(self) -> str:
         """What is wrong with each endpoint, as far as is known."""
         said = [f"{host.url}: {host.said}" for host in self._hosts if host.said]
-        said += [f"{endpoint.name}: {endpoint.said}" for endpoint in self._all()]
+        with self._changed:
+            said += [f"{endpoint.name}: {endpoint.said}" for endpoint in self._all()]
         return "; ".join(said)
 
     def _all(self) -> list[Endpoint]:
@@ -186,7 +194,7 @@ class Endpoints:
         chosen = self._least_used(well or [e for e in endpoints if e.due <= now])
         if chosen is not None and chosen.failures:
             # One of all who wait for it tries, the others see what becomes of it.
-            chosen.due = now + backoff_s(chosen.failures, longest_s=self._longest_s)
+            chosen.due = now + self._backoff_s(chosen.failures)
         return chosen
 
     def _least_used(self, endpoints: Sequence[Endpoint]) -> Endpoint | None:
@@ -205,6 +213,8 @@ class Endpoints:
                 continue
             idle = []
             with self._changed:
+                if self._closed:
+                    return  # else nobody would close what is made now
                 for address in set(endpoints) - set(addresses):
                     endpoint = endpoints.pop(address)
                     endpoint.leaving = True
@@ -222,9 +232,13 @@ class Endpoints:
     def _probe(self) -> None:
         if not self._probing:
             self._probing = True
-            threading.Thread(
+            probe = threading.Thread(
                 target=_probe, args=(weakref.ref(self),), name="metalm-probe", daemon=True
-            ).start()
+            )
+            try:
+                probe.start()
+            except RuntimeError:  # no thread is to be had; the next request tries again
+                self._probing = False
 
     def _probe_next(self) -> bool:
         """Waits for an endpoint to be due, and asks it; False when there is nothing left to do."""
@@ -243,19 +257,25 @@ class Endpoints:
                 self._changed.wait(min(0.5, endpoint.due - now if endpoint else 0.5))
                 return True
         try:
-            endpoint.transport.describe(None, timeout_s=min(_PROBE_S, self._timeout_s))
-            # A server that is about to leave still describes itself, but gives no batch.
-            with endpoint.transport.batches(
-                BatchRequest(spec=Spec(L=1), seed=0, stop=1, batch_size=1)
-            ) as answer:
-                next(answer)
+            self._ask(endpoint)
         except MetaLMError as error:
             self.failed(endpoint, error)
-            return True
-        with self._changed:
-            endpoint.failures, endpoint.due = 0, 0.0
-            self._changed.notify_all()
+        except Exception as error:  # whatever it sends, it must not end the thread
+            self.failed(endpoint, Unavailable(f"{type(error).__name__}: {error}"))
+        else:
+            with self._changed:
+                endpoint.failures, endpoint.due = 0, 0.0
+                self._changed.notify_all()
         return True
+
+    def _ask(self, endpoint: Endpoint) -> None:
+        """Asks it for a little. Raises MetaLMError."""
+        endpoint.transport.describe(None, timeout_s=min(_PROBE_S, self._timeout_s))
+        # A server that is about to leave still describes itself, but gives no batch.
+        little = BatchRequest(spec=Spec(L=1), seed=0, stop=1, batch_size=1)
+        with endpoint.transport.batches(little) as answer:
+            if next(answer, None) is None:
+                raise Unavailable("it answers without a batch")
 
 
 def _probe(owner: weakref.ref[Endpoints]) -> None:

@@ -44,7 +44,13 @@ class Host:
                     if not self._known:
                         self._look_up()
             elif self._looking.acquire(blocking=False):
-                threading.Thread(target=self._look_up_aside, name="metalm-dns", daemon=True).start()
+                looking = threading.Thread(
+                    target=self._look_up_aside, name="metalm-dns", daemon=True
+                )
+                try:
+                    looking.start()
+                except RuntimeError:  # no thread is to be had; what is known may still do
+                    self._looking.release()
         return self._known
 
     def _look_up_aside(self) -> None:

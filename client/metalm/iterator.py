@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from metalm.failover import FailoverTransport
-from metalm.forks import keep
-from metalm.prefetch import Direct, Prefetcher
+from metalm.prefetch import Prefetcher
 from metalm.schedule import Schedule
+from metalm.windows import Direct
 from metalm_proto.batch import Batch
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.fields import U64, Field
@@ -68,19 +68,17 @@ class BatchIterator(Iterator[Batch]):
         return self._template.seed
 
     def __next__(self) -> Batch:
-        transport = self._transport()
-        if self._process != os.getpid():
-            # What reads ahead is with the parent.
-            keep((self._source, self._finalizer))
-            self._process, self._source, self._finalizer = os.getpid(), None, None
         try:
-            step = self._open(transport).following()
+            step = self._open(self._transport()).following()
         except BaseException:
             self.close()
             raise
         if step is None:
             self.close()
-            self.position = max(self.position, self._schedule.stop)
+            # A rank without a part of the last step has seen none of it. What drop_last leaves
+            # was not seen by anybody.
+            if not self._schedule.drop_last:
+                self.position = max(self.position, self._schedule.stop)
             raise StopIteration
         batch, self.position = step
         return batch
@@ -153,6 +151,7 @@ class BatchIterator(Iterator[Batch]):
         if self._finalizer is not None:
             self._finalizer.detach()
             self._finalizer = None
+        # That of a parent is the parent's, and so are its threads.
         if source is not None and self._process == os.getpid():
             source.close()
 
@@ -163,6 +162,9 @@ class BatchIterator(Iterator[Batch]):
         self.close()
 
     def _open(self, transport: FailoverTransport) -> Direct | Prefetcher:
+        if self._process != os.getpid():
+            self.close()
+            self._process = os.getpid()
         if self._source is None:
             if not self._fetching.prefetch_bytes:
                 self._source = Direct(transport, self._schedule, self._template, self.position)
@@ -176,7 +178,7 @@ class BatchIterator(Iterator[Batch]):
                     hedge=self._fetching.hedge,
                 )
                 # Left in the middle, by a break or an exception: nobody else would end it.
-                self._finalizer = weakref.finalize(self, self._source.close)
+                self._finalizer = weakref.finalize(self, self._source.leave)
                 self._finalizer.atexit = False
         return self._source
 

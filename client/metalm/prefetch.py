@@ -1,86 +1,33 @@
-"""Windows of a run: fetched one after another, or in the background before they are asked for."""
+"""Windows of a run, fetched in the background before they are asked for."""
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import os
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from metalm.failover import EndpointStream, FailoverTransport
+from metalm.forks import keep_in_children
 from metalm.schedule import Schedule, Window
+from metalm.windows import Plan, Step
 from metalm_proto.batch import Batch, joined
 from metalm_proto.errors import Unavailable
 from metalm_proto.spec import BatchRequest
-
-Step = tuple[Batch, int]
-"""This rank's batch of a step, and the position behind the step."""
 
 LANES = 2
 """Windows that are under way at a time: while one is asked for, another is read."""
 _WINDOWS = 4
 """That share the memory: what lies ready, and what is under way."""
-_DIRECT_BYTES = 2**28
-_MOST_BATCHES = 2**14
+_LOOK_EVERY_S = 1.0
 _EXIT_S = 2.0
-
-
-class Plan:
-    """The windows of a run from a position on."""
-
-    def __init__(
-        self, schedule: Schedule, template: BatchRequest, position: int, window_bytes: int
-    ) -> None:
-        self.schedule = schedule
-        self.batch_bytes = _batch_bytes(template)
-        self._template = template
-        self._position = schedule.settled(position)
-        self._steps = max(1, min(_MOST_BATCHES, window_bytes // self.batch_bytes))
-
-    def following(self) -> Window | None:
-        """The next window; None when nothing is left for this rank."""
-        if self.schedule.ended(self._position):
-            return None
-        window = self.schedule.window(self._template, self._position, self._steps)
-        self._position = window.stop
-        return window if window.requests else None
-
-
-class Direct:
-    """Steps as the caller asks for them."""
-
-    def __init__(
-        self,
-        transport: FailoverTransport,
-        schedule: Schedule,
-        template: BatchRequest,
-        position: int,
-    ) -> None:
-        self._steps = self._run(transport, Plan(schedule, template, position, _DIRECT_BYTES))
-
-    def following(self) -> Step | None:
-        """The next step, None at the end. Raises MetaLMError."""
-        return next(self._steps, None)
-
-    def close(self) -> None:
-        self._steps.close()
-
-    @staticmethod
-    def _run(transport: FailoverTransport, plan: Plan) -> Generator[Step, None, None]:
-        while (window := plan.following()) is not None:
-            positions = window.positions(plan.schedule)
-            if window.in_parts:
-                parts = [batch for part in window.requests for batch in transport.batches(part)]
-                yield joined(parts), next(positions)
-            else:
-                with transport.batches(window.requests[0]) as stream:
-                    yield from zip(stream, positions, strict=True)
 
 
 @dataclass(eq=False, slots=True)
@@ -118,18 +65,24 @@ class Prefetcher:
         self._plan = Plan(schedule, template, position, limit_bytes // _WINDOWS)
         self._limit_bytes = limit_bytes
         self._hedge = hedge
-        self._lock = threading.Lock()
+        # Reentrant: the collector runs anywhere, and what it finds may close.
+        self._lock = threading.RLock()
         self._arrived = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
         self._queue: deque[_Slot] = deque()
         self._streams: set[EndpointStream] = set()
         self._upcoming = self._plan.following()
         self._held_bytes = 0
-        self._threads: list[threading.Thread] = []
+        self._lanes: list[threading.Thread] = []
+        self._hedges: list[threading.Thread] = []
+        self._failure: BaseException | None = None
+        """Of a lane, not of a request."""
         self._closed = False
         self._process = os.getpid()
         _open.add(self)
         _end_all_at_exit()
+        keep_in_children(self)
+        transport.read_by(self)
         with self._lock:
             self._start()
 
@@ -140,21 +93,24 @@ class Prefetcher:
                 if self._closed:
                     raise Unavailable("the iterator was closed")
                 slot = self._queue[0] if self._queue else None
+                if slot is not None and slot.ready:
+                    return self._taken_from(slot)
+                if slot is not None and slot.error is not None:
+                    raise slot.error
+                if self._failure is not None:
+                    raise self._failure
                 if slot is None:
                     if self._upcoming is None:
                         return None
                     self._arrived.wait()
-                elif slot.ready:
-                    self._held_bytes -= self._plan.batch_bytes
-                    self._room.notify_all()
-                    slot.waited_since = None
-                    return slot.ready.popleft()
-                elif slot.whole:
-                    self._queue.popleft()
-                elif slot.error is not None:
-                    raise slot.error
                 else:
                     self._wait_for(slot)
+
+    def leave(self) -> None:
+        """Closes it for whom the collector calls: in any thread, whatever locks that one holds."""
+        if os.getpid() == self._process:
+            # Takes no lock, as `threading.Thread` does.
+            _thread.start_new_thread(self.close, ())
 
     def close(self) -> None:
         """Ends what is under way, from any thread; does nothing in a process that was forked."""
@@ -169,44 +125,79 @@ class Prefetcher:
         for stream in streams:
             stream.close()
 
+    interrupt = close
+
     def join(self, timeout_s: float) -> None:
-        for thread in self._threads:
+        for thread in (*self._lanes, *self._hedges):
             thread.join(timeout_s)
+
+    def _taken_from(self, slot: _Slot) -> Step:
+        step = slot.ready.popleft()
+        slot.waited_since = None
+        if slot.whole and not slot.ready:
+            self._queue.popleft()
+        self._held_bytes -= self._plan.batch_bytes
+        self._room.notify_all()
+        return step
 
     def _start(self) -> None:
         """One more lane, where there is work for it."""
-        if self._upcoming is not None and len(self._threads) < LANES:
-            thread = threading.Thread(target=self._run_lane, name="metalm-lane", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        if self._upcoming is None or len(self._lanes) >= LANES:
+            return
+        lane = threading.Thread(target=self._run_lane, name="metalm-lane", daemon=True)
+        try:
+            lane.start()
+        except RuntimeError:
+            # No thread is to be had. One lane does it, too.
+            if not self._lanes:
+                raise
+        else:
+            self._lanes.append(lane)
 
     def _run_lane(self) -> None:
-        while (slot := self._take()) is not None:
-            if slot.window.in_parts:
-                self._fill_from_parts(slot)
-            else:
-                self._fill(slot, slot.streams[0])
+        with self._failures_kept():
+            while (slot := self._take()) is not None:
+                if slot.window.in_parts:
+                    self._fill_from_parts(slot)
+                else:
+                    self._fill(slot, slot.streams[0])
+
+    @contextmanager
+    def _failures_kept(self) -> Iterator[None]:
+        """What goes wrong in a thread of ours is for the one who waits for it."""
+        try:
+            yield
+        except BaseException as error:
+            with self._lock:
+                self._failure = self._failure or error
+                self._arrived.notify_all()
+                self._room.notify_all()
 
     def _take(self) -> _Slot | None:
         """The next window, when there is room for it; None when there is nothing left to do."""
-        with self._room:
-            while True:
-                window = self._upcoming
-                if self._closed or window is None:
-                    return None
+        slot = None
+        with self._room, self._failures_kept():
+            while slot is None and (window := self._upcoming) is not None:
+                if self._closed or self._failure is not None:
+                    break
                 size = window.steps * self._plan.batch_bytes
                 if not self._queue or self._held_bytes + size <= self._limit_bytes:
-                    break
-                self._room.wait()
-            self._held_bytes += size
-            self._upcoming = self._plan.following()
-            request = window.requests[0]
-            slot = _Slot(window, window.positions(self._plan.schedule), request.start)
-            if not window.in_parts:
-                slot.streams.append(self._transport.batches(request))
-            self._queue.append(slot)
-            self._start()
-            return slot
+                    slot = self._queued(window, size)
+                else:
+                    # It may be closed between the look at it and the wait, by the collector.
+                    self._room.wait(_LOOK_EVERY_S)
+        return slot
+
+    def _queued(self, window: Window, size: int) -> _Slot:
+        request = window.requests[0]
+        slot = _Slot(window, window.positions(self._plan.schedule), request.start)
+        if not window.in_parts:
+            slot.streams.append(self._transport.batches(request))
+        self._upcoming = self._plan.following()
+        self._held_bytes += size
+        self._queue.append(slot)
+        self._start()
+        return slot
 
     def _fill(self, slot: _Slot, stream: EndpointStream) -> None:
         """Moves what is missing from a stream to its slot; what came from another is dropped."""
@@ -278,23 +269,23 @@ class Prefetcher:
         rest = replace(slot.window.requests[0], start=slot.missing)
         slot.waited_since = None
         if (stream := self._transport.hedge(rest, slot.streams[0])) is not None:
-            slot.streams.append(stream)
-            hedging = threading.Thread(
-                target=self._fill, args=(slot, stream), name="metalm-hedge", daemon=True
-            )
-            self._threads.append(hedging)
-            hedging.start()
+            self._start_hedge(slot, stream)
 
+    def _start_hedge(self, slot: _Slot, stream: EndpointStream) -> None:
+        hedge = threading.Thread(
+            target=self._run_hedge, args=(slot, stream), name="metalm-hedge", daemon=True
+        )
+        slot.streams.append(stream)
+        try:
+            hedge.start()
+        except RuntimeError:  # no thread is to be had
+            slot.streams.remove(stream)
+        else:
+            self._hedges = [*filter(threading.Thread.is_alive, self._hedges), hedge]
 
-def _batch_bytes(request: BatchRequest) -> int:
-    """Bytes of a batch's arrays; about, with provenance."""
-    spec, size = request.spec, request.batch_size
-    total = 2 * size * spec.L * spec.dtype.itemsize
-    if request.provenance:
-        languages = size if spec.language is None else 1
-        total += size * spec.L * (4 + 4 + 4 + 1)
-        total += languages * spec.n * (4 + int(max(spec.l, 3) + 1) * spec.dtype.itemsize)
-    return total
+    def _run_hedge(self, slot: _Slot, stream: EndpointStream) -> None:
+        with self._failures_kept():
+            self._fill(slot, stream)
 
 
 _open: weakref.WeakSet[Prefetcher] = weakref.WeakSet()

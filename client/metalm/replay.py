@@ -62,8 +62,9 @@ def _state(path: str) -> tuple[Spec, int, str, int]:
         state = json.loads(Path(path).read_text())
         generator, spec = state["generator"], Spec(**state["spec"])
         run = spec, state["seed"], state["split"], state["position"]
-    except (ValueError, TypeError, KeyError) as error:
-        bound = f"a file with the JSON of a state_dict ({error})"
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        said = error.strerror if isinstance(error, OSError) else error
+        bound = f"a file with the JSON of a state_dict ({said})"
         raise InvalidArgument("state", path, bound) from error
     if generator != GENERATOR:
         raise InvalidArgument("state generator", generator, GENERATOR)

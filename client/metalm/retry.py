@@ -13,20 +13,30 @@ import time
 
 FIRST_S = 0.05
 LONGEST_S = 4.0
+LONGEST_ASKED_S = 60.0
 
 jitter = random.SystemRandom()
 """The global generator may be seeded by the trainer, the same way on every rank."""
 
 
 def backoff_s(
-    failures: int, retry_after_s: float | None = None, *, longest_s: float = LONGEST_S
+    failures: int,
+    retry_after_s: float | None = None,
+    *,
+    longest_s: float = LONGEST_S,
+    longest_asked_s: float = LONGEST_ASKED_S,
 ) -> float:
-    """Seconds to wait after so many failures in a row: anything up to a bound that doubles.
+    """Seconds to wait after so many failures in a row: anything up to a bound that doubles, at most
+    `longest_s`.
 
-    Never less than the server asked for; many clients that were told the same spread out.
+    Never less than the server asked for, unless that is more than `longest_asked_s`; many clients
+    that were told the same spread out.
     """
     wait_s = jitter.uniform(0, min(longest_s, FIRST_S * 2 ** min(failures - 1, 10)))
-    return wait_s if retry_after_s is None else wait_s / 2 + retry_after_s
+    if retry_after_s is None:
+        return wait_s
+    # In this order, what is no number is the bound.
+    return wait_s / 2 + max(0.0, min(longest_asked_s, retry_after_s))
 
 
 class RetryBudget:
@@ -45,17 +55,27 @@ class RetryBudget:
         self._counted_at = time.monotonic()
 
     def succeeded(self) -> None:
+        """A request went well."""
         with self._lock:
             self._retries = min(self._LARGEST, self._retries + self._A_REQUEST)
 
-    def take(self) -> float:
-        """Takes a retry and returns 0, or the seconds until there will be one."""
+    def try_take(self) -> bool:
+        """Takes a retry, if there is one."""
         with self._lock:
-            now = time.monotonic()
-            earned = (now - self._counted_at) * self._A_SECOND
-            self._retries = min(self._LARGEST, self._retries + earned)
-            self._counted_at = now
-            if self._retries >= 1:
-                self._retries -= 1
-                return 0.0
-            return (1 - self._retries) / self._A_SECOND
+            self._count()
+            if self._retries < 1:
+                return False
+            self._retries -= 1
+            return True
+
+    def wait_s(self) -> float:
+        """Seconds until there will be a retry; 0 if there is one."""
+        with self._lock:
+            self._count()
+            return max(0.0, (1 - self._retries) / self._A_SECOND)
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        earned = (now - self._counted_at) * self._A_SECOND
+        self._retries = min(self._LARGEST, self._retries + earned)
+        self._counted_at = now

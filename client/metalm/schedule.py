@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.fields import U64, Field
@@ -93,8 +94,9 @@ class Schedule:
         return self.settled(min(position + samples, self.stop))
 
     def at(self, step: int) -> int:
-        """The position before a step, counted from start."""
-        return self.advanced(self.settled(self.start), step * self.step_samples)
+        """The position before a step, counted from start; the end, if that is earlier."""
+        position = self.advanced(self.settled(self.start), step * self.step_samples)
+        return min(position, self.end)
 
     def ended(self, position: int) -> bool:
         """Whether no step follows."""
@@ -103,20 +105,24 @@ class Schedule:
             return True
         return self.drop_last and self._samples(position, self.stop) < self.step_samples
 
+    @property
+    def end(self) -> int:
+        """The position behind the last step."""
+        if not self.drop_last:
+            return self.stop
+        begin = self.settled(self.start)
+        whole = self._samples(begin, self.stop) // self.step_samples
+        return self.advanced(begin, whole * self.step_samples)
+
     def dealt(self, worker: int, workers: int) -> Schedule:
         """What one of several workers of this rank takes: its steps worker, worker + workers, …
 
         These are the steps of a rank among workers * world_size ranks.
         """
-        stop = self.stop
-        if self.drop_last:
-            # Workers together have larger steps, of which the last whole one may end earlier.
-            position = self.settled(self.start)
-            whole = self._samples(position, stop) // self.step_samples
-            stop = self.advanced(position, whole * self.step_samples)
+        # Workers together have larger steps, of which the last whole one may end earlier.
         return replace(
             self,
-            stop=stop,
+            stop=self.end,
             drop_last=False,
             rank=worker * self.world_size + self.rank,
             world_size=workers * self.world_size,
@@ -124,7 +130,7 @@ class Schedule:
 
     def window(self, template: BatchRequest, position: int, steps: int) -> Window:
         """The next steps from a settled position on, at most `steps`, but at least one."""
-        clear = min([self.stop, *(first for first, _ in self._skips_from(position))])
+        clear = self._clear_until(position)
         whole = min(steps, (clear - position) // self.step_samples)
         if not whole:
             stop = self.advanced(position, self.step_samples)
@@ -146,8 +152,7 @@ class Schedule:
         first = self.advanced(position, self.rank * self.batch_size)
         wanted = self.batch_size
         while wanted and first < self.stop:
-            limits = [skipped for skipped, _ in self._skips_from(first)]
-            stop = min([first + wanted, self.stop, *limits])
+            stop = min(first + wanted, self._clear_until(first))
             size = stop - first
             yield replace(template, start=first, stop=stop, batch_size=size, stride=size)
             wanted -= size
@@ -155,15 +160,22 @@ class Schedule:
 
     def _samples(self, position: int, stop: int) -> int:
         """Samples in [position, stop) that are not skipped."""
-        skipped = sum(
-            max(0, min(last, stop) - max(first, position))
-            for first, last in self._skips_from(position)
-        )
-        return stop - position - skipped
+        samples = stop - position
+        for first, last in self._skips_from(position):
+            if first >= stop:
+                break
+            samples -= max(0, min(last, stop) - max(first, position))
+        return samples
 
-    def _skips_from(self, position: int) -> Ranges:
+    def _clear_until(self, position: int) -> int:
+        """Where the next skipped range begins, or the run ends."""
+        return min(self.stop, next((first for first, _ in self._skips_from(position)), self.stop))
+
+    def _skips_from(self, position: int) -> Iterator[tuple[int, int]]:
         """The skipped ranges that do not end before `position`."""
-        return self.skip[max(0, bisect_right(self.skip, position, key=lambda skip: skip[1])) :]
+        # They may be many: none is copied.
+        begin = bisect_right(self.skip, position, key=itemgetter(1))
+        return map(self.skip.__getitem__, range(begin, len(self.skip)))
 
 
 def merged_ranges(skip: Iterable[range | tuple[int, int]]) -> Ranges:

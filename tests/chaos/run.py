@@ -224,7 +224,7 @@ class Chaos:
         )
         if report.findings[trainer.door]:
             report.failures.append(f"{trainer.door}: {report.findings[trainer.door]}")
-        report.outages[trainer.door] = told.count("no endpoint answers")
+        report.outages[trainer.door] = told.count("no endpoint is well")
         if trainer.process.returncode:
             report.failures.append(f"{trainer.door}: {trainer.process.returncode}: {told}")
         if gap_s > LONGEST_GAP_S:

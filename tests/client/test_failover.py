@@ -22,6 +22,7 @@ import pytest
 
 from metalm import MetaLMClient, Unauthenticated, Unavailable, UnknownGenerator
 from tests.proxy import Proxy
+from tests.scraped import scrape
 from tests.service_process import Service, running
 
 RUN: dict[str, Any] = {"V": 64, "n": 8, "l": 8.0, "L": 64, "seed": 5, "batch_size": 16}
@@ -398,3 +399,141 @@ def test_each_server_is_asked_for_what_it_takes() -> None:
         with MetaLMClient([small.grpc, large.http]) as client:
             assert digests(client, 300) == true_digests(300)
             assert digests(client, 100, prefetch_bytes=0) == true_digests(100)
+
+
+@pytest.mark.parametrize("prefetch_bytes", [0, 2**17])
+def test_nobody_waits_for_longer_than_he_goes_on_trying(prefetch_bytes: int) -> None:
+    """Whatever the server asks for."""
+    body = {"reason": "OVERLOADED", "detail": "too much", "retry_after_s": 1000.0}
+    with answering("503 Service Unavailable", body) as (url, server):
+        with MetaLMClient(url, timeout_s=4) as client:
+            with pytest.raises(Unavailable, match="too much"):
+                next(client.batches(**RUN, prefetch_bytes=prefetch_bytes))
+        assert server.requests >= 2
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("first", [0, 1])
+def test_who_is_not_let_in_is_told_at_once_where_nobody_else_is_there(
+    door: str, first: int
+) -> None:
+    with answering("401 Unauthorized", {}) as (url, _):
+        urls = [url, NOBODY[door]]
+        with MetaLMClient(urls[first:] + urls[:first], timeout_s=600) as client:
+            with pytest.raises(Unauthenticated, match="401"):
+                client.batch(**RUN)
+            with pytest.raises(Unauthenticated, match="401"):
+                next(client.batches(**RUN))
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_service_that_was_well_is_waited_for_whoever_else_refuses(door: str) -> None:
+    """One replica does not take the token, and the other restarts."""
+    with ExitStack() as stack:
+        first = stack.enter_context(running())
+        flag = "--port" if door == "http" else "--grpc-port"
+        port = getattr(first, door).rpartition(":")[2]
+        refusing, _ = stack.enter_context(answering("401 Unauthorized", {}))
+        client = stack.enter_context(MetaLMClient([refusing, getattr(first, door)]))
+        batches = stack.enter_context(client.batches(**RUN, count=200, prefetch_bytes=0))
+        found = [batch.digest for batch in islice(batches, 50)]
+        first.stop(signal.SIGKILL)
+        with futures.ThreadPoolExecutor(1) as pool:
+            rest = pool.submit(lambda: [batch.digest for batch in batches])
+            time.sleep(1)
+            stack.enter_context(running(flag, port))
+            found += rest.result(60)
+        assert found == true_digests(200)
+
+
+class Emptying(grpc.GenericRpcHandler):
+    """Passes calls on to a service; while `empty`, its streams end well and without a batch."""
+
+    def __init__(self, target: str) -> None:
+        self.channel = grpc.insecure_channel(target)
+        self.empty = False
+        self.emptied = 0
+        self.passed = 0
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        method = details.method
+        if method.endswith("/Describe"):
+            ask: Any = self.channel.unary_unary(method)
+            return grpc.unary_unary_rpc_method_handler(lambda request, _: ask(request))
+
+        def stream(request: bytes, _: Any) -> Iterator[bytes]:
+            if self.empty:
+                self.emptied += 1
+                return
+            self.passed += 1
+            passed: Any = self.channel.unary_stream(method)
+            yield from passed(request)
+
+        return grpc.unary_stream_rpc_method_handler(stream)
+
+
+def test_an_answer_without_a_batch_is_looked_at_again(replicas: tuple[Service, Service]) -> None:
+    handler = Emptying(replicas[0].grpc.removeprefix("grpc://"))
+    server = grpc.server(futures.ThreadPoolExecutor(4), handlers=[handler])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        with MetaLMClient(f"grpc://127.0.0.1:{port}", fallback="inprocess") as client:
+            with client.batches(**RUN, **SMALL) as batches:
+                handler.empty = True
+                found = [next(batches).digest]
+                until = time.monotonic() + 60
+                # The request itself, and then those who look whether it is well again.
+                while handler.emptied < 3:
+                    assert time.monotonic() < until
+                    found.append(next(batches).digest)
+                handler.empty = False
+                while handler.passed < 3:
+                    assert time.monotonic() < until
+                    found.append(next(batches).digest)
+            assert found == true_digests(len(found))
+    finally:
+        server.stop(None).wait()
+        handler.channel.close()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_reader_that_pauses_is_no_failure_of_the_service(
+    door: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server ends the stream of one that takes nothing."""
+    large: dict[str, Any] = {"L": 2**14, "batch_size": 256, "seed": 1}  # 8 MiB a batch
+    caplog.set_level(logging.INFO, "metalm")
+    with running("--stall-timeout-s", "1") as service:
+        with MetaLMClient(getattr(service, door)) as client:
+            with client.batches(**large, count=12, prefetch_bytes=0) as batches:
+                found = [next(batches).digest]
+                until = time.monotonic() + 60
+                while not any("took nothing" in line for line in service.lines):
+                    assert time.monotonic() < until
+                    time.sleep(0.1)
+                time.sleep(1)
+                found += [batch.digest for batch in batches]
+    with MetaLMClient("inprocess:") as twin:
+        assert found == [batch.digest for batch in twin.batches(**large, count=12)]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_what_a_server_takes_of_one_kind_says_nothing_of_another(door: str) -> None:
+    with running("--max-request-samples", "64") as service:
+        with MetaLMClient(getattr(service, door)) as client:
+            # One batch at a time,
+            with client.batches(**{**RUN, "batch_size": 64}, count=4, prefetch_bytes=0) as batches:
+                assert len(list(batches)) == 4
+            begun = requests(service)
+            # and 64 at a time.
+            with client.batches(**{**RUN, "batch_size": 1}, count=512, prefetch_bytes=0) as batches:
+                assert len(list(batches)) == 512
+            # With those that were refused.
+            assert requests(service) - begun <= 20
+
+
+def requests(service: Service) -> float:
+    """Requests for batches that have ended, or begun: all that were told."""
+    return scrape(service.http)("metalm_requests_total")

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import socket
 import subprocess
 import sys
 import threading
@@ -21,8 +22,9 @@ from typing import Any
 import pytest
 
 from metalm import BatchIterator, MetaLMClient
-from metalm_proto.errors import Overloaded
+from metalm_proto.errors import Overloaded, Unavailable
 from tests.door import opened
+from tests.proxy import Proxy
 from tests.service_process import Service, running
 
 RUN: dict[str, Any] = {"V": 64, "n": 8, "l": 8.0, "L": 64, "seed": 5, "batch_size": 16}
@@ -223,3 +225,63 @@ else:
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
     assert time.monotonic() - begun_at < 40
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("prefetch_bytes", [0, 2**22])
+@pytest.mark.parametrize("how", ["drop", "close"])
+def test_a_child_that_leaves_its_parents_iterator_ends_nothing(
+    service: Service, door: str, prefetch_bytes: int, how: str
+) -> None:
+    with Proxy(getattr(service, door)) as proxy, MetaLMClient(proxy.url) as client:
+        held = [client.batches(**LARGE, count=40, prefetch_bytes=prefetch_bytes)]
+        found = [next(held[0]).digest]
+        child = os.fork()
+        if not child:
+            try:
+                if how == "close":
+                    held[0].close()
+                held.clear()
+                gc.collect()
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        connections = proxy.connections
+        found += [batch.digest for batch in held[0]]
+        if not prefetch_bytes:
+            # What was cut would have been asked for again.
+            assert proxy.connections == connections
+    with MetaLMClient("inprocess:") as twin:
+        assert found == [batch.digest for batch in twin.batches(**LARGE, count=40)]
+
+
+def test_a_client_that_is_closed_ends_its_iterators(url: str) -> None:
+    client = MetaLMClient(url)
+    iterators = [
+        client.batches(**LARGE),
+        client.batches(**LARGE).dealt(0, 2),
+        client.batches(**LARGE, prefetch_bytes=0),
+    ]
+    for batches in iterators:
+        next(batches)
+    client.close()
+    eventually_no_more_threads("metalm-lane")
+    for batches in iterators:
+        with pytest.raises(RuntimeError, match="closed"):
+            next(batches)
+
+
+@pytest.mark.parametrize("prefetch_bytes", [0, 2**22])
+def test_who_waits_while_the_client_is_closed_is_told(prefetch_bytes: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = MetaLMClient(f"grpc://127.0.0.1:{silent.getsockname()[1]}", timeout_s=600)
+        batches = client.batches(**LARGE, prefetch_bytes=prefetch_bytes)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(next, batches)
+            connection, _ = silent.accept()
+            with connection:
+                client.close()
+                with pytest.raises((Unavailable, RuntimeError)):
+                    waiting.result(PATIENCE_S)
+    eventually_no_more_threads("metalm-lane")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from itertools import islice
 from typing import Any
 
@@ -98,3 +99,36 @@ def test_wrong_ranks_and_ranges_are_refused() -> None:
             client.batches(**RUN, **wrong)
     with pytest.raises(InvalidArgument, match="step is 9"):
         client.batches(**RUN, stop=9, batch_size=1).at(9)
+
+
+@pytest.mark.parametrize("prefetch_bytes", [0, 2**20])
+def test_what_drop_last_leaves_counts_as_not_seen(url: str, prefetch_bytes: int) -> None:
+    with MetaLMClient(url) as client:
+        for rank in range(2):
+            batches = client.batches(
+                **RUN, batch_size=3, rank=rank, world_size=2, stop=20, skip=[(4, 6), (15, 16)],
+                drop_last=True, prefetch_bytes=prefetch_bytes,
+            )  # fmt: skip
+            assert len(list(batches)) == 2
+            assert batches.position == batches.position_at(9) == 14
+        # 14, 16, 17, 18, 19: more ranks of smaller batches take them.
+        rest = client.batches(**RUN, batch_size=5, stop=20, skip=[(15, 16)])
+        rest.load_state_dict(batches.state_dict())
+        assert [int(i) for batch in rest for i in batch.indices] == [14, 16, 17, 18, 19]
+
+
+def test_a_step_costs_the_same_however_many_ranges_are_skipped() -> None:
+    skip = [(3 * number + 1, 3 * number + 2) for number in range(50_000)]
+    with MetaLMClient("inprocess:").batches(
+        **RUN, batch_size=4, skip=skip, prefetch_bytes=0
+    ) as batches:
+        next(batches)
+        tracemalloc.start()
+        try:
+            for _ in range(3):
+                next(batches)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    # A copy of the ranges alone is 400 KB.
+    assert peak < 200_000

@@ -124,7 +124,7 @@ class TensorIterator(Iterator[Pair]):
         two is one of several workers and the other is not the same one of as many, with the same
         world size, batch size and skipped samples.
         """
-        deal = state.get("deal")
+        deal = state.get("deal") if isinstance(state, Mapping) else None
         found = deal if isinstance(deal, Mapping) else {}
         alone = found.get("workers") == self._deal["workers"] == 1
         for name in () if alone else self._deal:
