@@ -65,7 +65,7 @@ class Credentials:
         if self.key is not None and self.cert is None:
             raise InvalidArgument("cert", None, "given where key is")
         if self.ca is not None or self.cert is not None:
-            self.context()
+            self._context()
 
     def check(self, url: str, parts: SplitResult) -> None:
         """Raises InvalidArgument where the token would be sent to another machine in plain text."""
@@ -90,7 +90,15 @@ class Credentials:
         return {"authorization": f"Bearer {token}"}
 
     def context(self) -> ssl.SSLContext:
-        """TLS 1.2 or newer, with the host's name checked. Raises InvalidArgument."""
+        """TLS 1.2 or newer, with the host's name checked. Raises Unauthenticated if the files have
+        become none."""
+        try:
+            return self._context()
+        except InvalidArgument as error:
+            raise Unauthenticated(str(error)) from error
+
+    def _context(self) -> ssl.SSLContext:
+        """Raises InvalidArgument."""
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except (OSError, ValueError) as error:
@@ -105,13 +113,28 @@ class Credentials:
         return context
 
     def pem(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """The contents of `ca`, `key` and `cert`."""
-        files = self.ca, self.key or self.cert, self.cert
-        ca, key, cert = (None if file is None else Path(file).read_bytes() for file in files)
+        """The contents of `ca`, `key` and `cert`. Raises Unauthenticated if the files have become
+        none, or do not fit together."""
+        self.context()
+        files = {"ca": self.ca, "key": self.key or self.cert, "cert": self.cert}
+        try:
+            ca, key, cert = (
+                None if file is None else _check_file(name, file) for name, file in files.items()
+            )
+        except InvalidArgument as error:
+            raise Unauthenticated(str(error)) from error
         return ca, key, cert
+
+    def version(self) -> tuple[object, ...]:
+        """What is another when `ca`, `cert` or `key` is another file, or has changed."""
+        return tuple(
+            _version_of(file) for file in (self.ca, self.cert, self.key) if file is not None
+        )
 
     @staticmethod
     def _token_of(path: os.PathLike[str]) -> str:
+        if not isinstance(path, os.PathLike):  # it may be a token, as bytes
+            raise InvalidArgument("token", Secret(), "text, or the path of a file that holds it")
         try:
             return _checked_token(Path(path).read_text("ascii").strip())
         except (OSError, UnicodeDecodeError, TypeError) as error:
@@ -130,9 +153,17 @@ def _checked_token(text: str) -> str:
     return text
 
 
-def _check_file(name: str, path: Any) -> None:
+def _version_of(file: str | os.PathLike[str]) -> tuple[int, int, int] | None:
     try:
-        Path(path).read_bytes()
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _check_file(name: str, path: Any) -> bytes:
+    try:
+        return Path(path).read_bytes()
     except (OSError, TypeError) as error:
         bound = f"a file that can be read ({getattr(error, 'strerror', error)})"
         raise InvalidArgument(name, str(path), bound) from error

@@ -23,12 +23,13 @@ LONG = BatchRequest(spec=Spec(L=2**14), seed=1, stop=32 * 200, batch_size=32)
 
 def relays() -> list[int]:
     """The relays of this process."""
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        for child in (task / "children").read_text().split():
-            if b"metalm.transports.relay" in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(int(child))
-    return found
+    tasks = Path("/proc/self/task").iterdir()
+    children = [child for task in tasks for child in (task / "children").read_text().split()]
+    return [
+        int(child)
+        for child in children
+        if b"metalm.transports.relay" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
 
 
 @pytest.fixture

@@ -164,7 +164,7 @@ class GrpcTransport:
                 retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
         if reason is not None:
             return errors.from_reason(reason, error.details() or "", details, retry_after_s)
-        message = f"{self._url}: {error.details()}"
+        message = f"{self._url}: {errors.one_line(error.details())}"
         code = error.code()
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(message)

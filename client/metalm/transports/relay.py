@@ -122,7 +122,7 @@ class _Relay:
                     # What lies in the working directory is not to be taken for a module.
                     [sys.executable, "-P", "-m", "metalm.transports.relay"],
                     env={**os.environ, "PYTHONPATH": os.pathsep.join(_module_paths())},
-                    stdin=there,
+                    stdin=there.fileno(),
                     stdout=subprocess.DEVNULL,
                     # Ctrl-C is for the caller, who ends it.
                     start_new_session=True,
