@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 import ssl
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Generic, TypedDict, TypeVar
 from urllib.parse import SplitResult
 
 from metalm_proto.errors import InvalidArgument, Unauthenticated
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 _SECURE = ("https", "grpcs")
+
+T = TypeVar("T")
+
+_log = logging.getLogger("metalm")
 
 
 class Secret(str):
@@ -41,7 +48,8 @@ class Credentials:
     """`token`: text, or a path (`pathlib.Path`) to a file that holds it and is read for each
     request, so that it may change. `ca`: PEM file of the authorities that sign services, in place
     of those that are known anyway. `cert`, `key`: PEM files with what this client shows of itself;
-    without `key` it is in `cert`. `allow_plaintext_token`: send the token over http:// and grpc://
+    without `key` it is in `cert`. These three are read again once they have changed, and used for
+    what is connected from then on. `allow_plaintext_token`: send the token over http:// and grpc://
     to other machines, too, where anybody on the way can read it.
 
     Raises InvalidArgument, also for files that are not what they should be.
@@ -144,6 +152,34 @@ class Credentials:
 
 NOBODY = Credentials()
 """Nothing to show, and the authorities that are known anyway."""
+
+
+class Renewed(Generic[T]):
+    """What is made of the files of credentials, made anew once these have changed. Thread-safe.
+
+    Where nothing can be made of new files it stays as it was: so it does not matter in which order
+    they are written.
+    """
+
+    def __init__(self, credentials: Credentials, make: Callable[[], T]) -> None:
+        """`make` may raise Unauthenticated."""
+        self._credentials = credentials
+        self._make = make
+        self._lock = threading.Lock()
+        # Before they are read: what changes meanwhile is looked at again.
+        self._version = credentials.version()
+        self._made = make()
+
+    def current(self) -> T:
+        version = self._credentials.version()
+        with self._lock:
+            if version != self._version:
+                self._version = version
+                try:
+                    self._made = self._make()
+                except Unauthenticated as error:
+                    _log.warning("the certificates stay as they were: %s", error)
+            return self._made
 
 
 def _checked_token(text: str) -> str:

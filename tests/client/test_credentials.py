@@ -215,6 +215,34 @@ def test_files_that_have_gone_are_told(door: str, tmp_path: Path) -> None:
 
 
 @DOORS
+def test_certificates_may_be_renewed(door: str, tmp_path: Path) -> None:
+    """The service's and the client's, by another authority: the client goes on."""
+    names = ("ca", "cert", "key", "service-cert", "service-key")
+    files = {name: tmp_path / f"{name}.pem" for name in names}
+
+    def renew(name: str) -> None:
+        authority = Authority(tmp_path / name)
+        mine, theirs = authority.issue(name), authority.issue("127.0.0.1")
+        sources = (authority.ca, mine.cert, mine.key, theirs.cert, theirs.key)
+        for file, source in zip(files.values(), sources, strict=True):
+            file.write_bytes(Path(source).read_bytes())
+
+    renew("one")
+    shown = ("--tls-cert", str(files["service-cert"]), "--tls-key", str(files["service-key"]))
+    mine = {name: files[name] for name in ("ca", "cert", "key")}
+    with running(*shown, "--tls-client-ca", str(files["ca"])) as service:
+        with Proxy(getattr(service, door)) as proxy:
+            with MetaLMClient(proxy.url, timeout_s=30, **mine) as client:
+                assert client.batch(**RUN).digest == digest()
+                renew("other")
+                proxy.reset_all()
+                assert client.batch(**RUN).digest == digest()
+                # What is no certificate changes nothing.
+                files["cert"].write_text("half a certificate")
+                assert client.batch(**RUN).digest == digest()
+
+
+@DOORS
 def test_the_environment_shows_it(guarded: Guarded, door: str) -> None:
     arguments = {**guarded.credentials, "url": getattr(guarded.service, door), **RUN}
     del arguments["batch_size"]

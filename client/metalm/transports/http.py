@@ -14,7 +14,7 @@ import numpy as np
 import urllib3
 from urllib3 import exceptions
 
-from metalm.credentials import NOBODY, Credentials
+from metalm.credentials import NOBODY, Credentials, Renewed
 from metalm.transports import tls
 from metalm.transports.base import BatchStream
 from metalm_proto import query, wire
@@ -67,14 +67,17 @@ class HttpTransport:
         self._credentials = credentials
         parts = urlsplit(self._url)
         host = parts.hostname or ""
-        secured: dict[str, Any] = {}
-        if parts.scheme == "https":
-            secured["ssl_context"] = credentials.context()
-            if address:
-                secured["server_hostname"] = host
-        self._pool = urllib3.PoolManager(
-            maxsize=8, retries=False, headers={"Host": parts.netloc}, **secured
-        )
+        self._headers = {"Host": parts.netloc}
+
+        def pool() -> urllib3.PoolManager:
+            secured: dict[str, Any] = {}
+            if parts.scheme == "https":
+                secured["ssl_context"] = credentials.context()
+                if address:
+                    secured["server_hostname"] = host
+            return urllib3.PoolManager(maxsize=8, retries=False, **secured)
+
+        self._pool = Renewed(credentials, pool)
         self._damaged: tuple[BatchRequest, ...] = ()
         self._base = self._url
         if address:
@@ -119,7 +122,7 @@ class HttpTransport:
             return answer.read().decode("utf-8", "replace")
 
     def close(self) -> None:
-        self._pool.clear()
+        self._pool.current().clear()
 
     @contextmanager
     def _get(
@@ -130,12 +133,12 @@ class HttpTransport:
         timeout_s: float,
         anew: bool = False,
     ) -> Iterator[urllib3.HTTPResponse]:
-        headers = {**self._pool.headers, "Accept": accept, **self._credentials.headers()}
+        headers = {**self._headers, "Accept": accept, **self._credentials.headers()}
         if anew:
             # RFC 9111, 5.2.1.4
             headers["Cache-Control"] = "no-cache"
         try:
-            answer = self._pool.request(
+            answer = self._pool.current().request(
                 "GET",
                 f"{self._base}{path}?{urlencode(pairs)}",
                 headers=headers,
