@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
 import re
 import ssl
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Generic, TypedDict, TypeVar
 from urllib.parse import SplitResult
 
 from metalm_proto.errors import InvalidArgument, Unauthenticated
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 _SECURE = ("https", "grpcs")
+
+T = TypeVar("T")
+
+_log = logging.getLogger("metalm")
 
 
 class Secret(str):
@@ -41,7 +48,8 @@ class Credentials:
     """`token`: text, or a path (`pathlib.Path`) to a file that holds it and is read for each
     request, so that it may change. `ca`: PEM file of the authorities that sign services, in place
     of those that are known anyway. `cert`, `key`: PEM files with what this client shows of itself;
-    without `key` it is in `cert`. `allow_plaintext_token`: send the token over http:// and grpc://
+    without `key` it is in `cert`. These three are read again once they have changed, and used for
+    what is connected from then on. `allow_plaintext_token`: send the token over http:// and grpc://
     to other machines, too, where anybody on the way can read it.
 
     Raises InvalidArgument, also for files that are not what they should be.
@@ -65,7 +73,7 @@ class Credentials:
         if self.key is not None and self.cert is None:
             raise InvalidArgument("cert", None, "given where key is")
         if self.ca is not None or self.cert is not None:
-            self.context()
+            self._context()
 
     def check(self, url: str, parts: SplitResult) -> None:
         """Raises InvalidArgument where the token would be sent to another machine in plain text."""
@@ -90,7 +98,15 @@ class Credentials:
         return {"authorization": f"Bearer {token}"}
 
     def context(self) -> ssl.SSLContext:
-        """TLS 1.2 or newer, with the host's name checked. Raises InvalidArgument."""
+        """TLS 1.2 or newer, with the host's name checked. Raises Unauthenticated if the files have
+        become none."""
+        try:
+            return self._context()
+        except InvalidArgument as error:
+            raise Unauthenticated(str(error)) from error
+
+    def _context(self) -> ssl.SSLContext:
+        """Raises InvalidArgument."""
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except (OSError, ValueError) as error:
@@ -105,13 +121,28 @@ class Credentials:
         return context
 
     def pem(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """The contents of `ca`, `key` and `cert`."""
-        files = self.ca, self.key or self.cert, self.cert
-        ca, key, cert = (None if file is None else Path(file).read_bytes() for file in files)
+        """The contents of `ca`, `key` and `cert`. Raises Unauthenticated if the files have become
+        none, or do not fit together."""
+        self.context()
+        files = {"ca": self.ca, "key": self.key or self.cert, "cert": self.cert}
+        try:
+            ca, key, cert = (
+                None if file is None else _check_file(name, file) for name, file in files.items()
+            )
+        except InvalidArgument as error:
+            raise Unauthenticated(str(error)) from error
         return ca, key, cert
+
+    def version(self) -> tuple[object, ...]:
+        """What is another when `ca`, `cert` or `key` is another file, or has changed."""
+        return tuple(
+            _version_of(file) for file in (self.ca, self.cert, self.key) if file is not None
+        )
 
     @staticmethod
     def _token_of(path: os.PathLike[str]) -> str:
+        if not isinstance(path, os.PathLike):  # it may be a token, as bytes
+            raise InvalidArgument("token", Secret(), "text, or the path of a file that holds it")
         try:
             return _checked_token(Path(path).read_text("ascii").strip())
         except (OSError, UnicodeDecodeError, TypeError) as error:
@@ -123,6 +154,34 @@ NOBODY = Credentials()
 """Nothing to show, and the authorities that are known anyway."""
 
 
+class Renewed(Generic[T]):
+    """What is made of the files of credentials, made anew once these have changed. Thread-safe.
+
+    Where nothing can be made of new files it stays as it was: so it does not matter in which order
+    they are written.
+    """
+
+    def __init__(self, credentials: Credentials, make: Callable[[], T]) -> None:
+        """`make` may raise Unauthenticated."""
+        self._credentials = credentials
+        self._make = make
+        self._lock = threading.Lock()
+        # Before they are read: what changes meanwhile is looked at again.
+        self._version = credentials.version()
+        self._made = make()
+
+    def current(self) -> T:
+        version = self._credentials.version()
+        with self._lock:
+            if version != self._version:
+                self._version = version
+                try:
+                    self._made = self._make()
+                except Unauthenticated as error:
+                    _log.warning("the certificates stay as they were: %s", error)
+            return self._made
+
+
 def _checked_token(text: str) -> str:
     if not _TOKEN.fullmatch(text):
         bound = "letters, digits, '-', '.', '_', '~', '+', '/', and '=' at the end"
@@ -130,9 +189,17 @@ def _checked_token(text: str) -> str:
     return text
 
 
-def _check_file(name: str, path: Any) -> None:
+def _version_of(file: str | os.PathLike[str]) -> tuple[int, int, int] | None:
     try:
-        Path(path).read_bytes()
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def _check_file(name: str, path: Any) -> bytes:
+    try:
+        return Path(path).read_bytes()
     except (OSError, TypeError) as error:
         bound = f"a file that can be read ({getattr(error, 'strerror', error)})"
         raise InvalidArgument(name, str(path), bound) from error

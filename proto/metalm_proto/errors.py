@@ -21,11 +21,15 @@ same through every door.
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Mapping
 from typing import ClassVar
 
 DOMAIN = "metalm"
+
+_LONGEST = 1000
+_LONGEST_WAIT_S = 86400.0
 
 
 class MetaLMError(Exception):
@@ -35,6 +39,10 @@ class MetaLMError(Exception):
     grpc_code: ClassVar[str]
     http_status: ClassVar[int]
     retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str) -> None:
+        # It may hold what a server sent, and goes to terminals and logs.
+        super().__init__(printable(message))
 
     def details(self) -> dict[str, str]:
         """What machines may want to know beside the message, as text."""
@@ -171,13 +179,35 @@ _BY_REASON = {error.reason: error for error in ERRORS}
 
 
 def from_reason(
-    reason: str, message: str, details: Mapping[str, str], retry_after_s: float | None = None
+    reason: str, message: str, details: Mapping[str, str], retry_after_s: object = None
 ) -> MetaLMError:
     """Rebuilds the error that a server sent, so that every door raises the same one.
 
-    An unknown reason (a newer server) becomes an `InternalError` with the message kept.
+    An unknown reason (a newer server) becomes an `InternalError` with the message kept. What is
+    longer than 1000 characters is cut; a `retry_after_s` that is no time to wait is left out.
     """
-    return _rebuilt(_BY_REASON.get(reason, InternalError), message, details, retry_after_s)
+    kept = {name: one_line(value) for name, value in details.items()}
+    cls = _BY_REASON.get(reason, InternalError)
+    return _rebuilt(cls, one_line(message), kept, _wait_s(retry_after_s))
+
+
+def one_line(text: object) -> str:
+    """What a server sent, as at most 1000 characters that any terminal and any log can be given."""
+    shown = printable(str(text)[: _LONGEST + 1])
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 3]}..."
+
+
+def printable(text: str) -> str:
+    """The text with what does not print, such as ends of lines, in Python's escapes."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def _wait_s(told: object) -> float | None:
+    if isinstance(told, int | float) and not isinstance(told, bool) and 0 <= told < math.inf:
+        return float(min(told, _LONGEST_WAIT_S))
+    return None
 
 
 def _rebuilt(
@@ -189,7 +219,7 @@ def _rebuilt(
     if issubclass(cls, Unavailable):
         return cls(message, retry_after_s)
     error = cls.__new__(cls)
-    Exception.__init__(error, message)
+    MetaLMError.__init__(error, message)
     if isinstance(error, InvalidArgument):
         error.field = details.get("field", "")
         error.value = details.get("value", "")

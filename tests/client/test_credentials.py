@@ -171,6 +171,7 @@ def test_a_token_in_a_file_may_change(guarded: Guarded, door: str, tmp_path: Pat
         ({"token": "two words"}, "token"),
         ({"token": "line\nbreak"}, "token"),
         ({"token": 5}, "token"),
+        ({"token": b"two words"}, "token"),
         ({"token": Path("/nowhere/token")}, "/nowhere/token"),
         ({"ca": "/nowhere/ca"}, "/nowhere/ca"),
         ({"ca": __file__}, "PEM"),
@@ -185,6 +186,60 @@ def test_wrong_credentials_are_told_at_once(credentials: dict[str, Any], named: 
     with pytest.raises(InvalidArgument, match=named) as caught:
         MetaLMClient("https://127.0.0.1:1", **credentials)
     assert "two words" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:s3cr3t@host:1",
+        "grpcs://user:s3cr3t@host:1",
+        "http://host:1/?token=s3cr3t",
+        "http://host:1/#s3cr3t",
+        "http://user:s3cr3t@host:port",
+    ],
+)
+def test_a_secret_in_a_url_is_not_shown(url: str) -> None:
+    with pytest.raises(InvalidArgument, match="url") as caught:
+        MetaLMClient(url)
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("door", ["https", "grpcs"])
+def test_files_that_have_gone_are_told(door: str, tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_bytes(Path(Authority(tmp_path / "authority").ca).read_bytes())
+    with MetaLMClient(f"{door}://127.0.0.1:9", ca=file, timeout_s=5) as client:
+        file.unlink()
+        with pytest.raises(Unauthenticated, match=r"ca\.pem"):
+            client.batch(**RUN)
+
+
+@DOORS
+def test_certificates_may_be_renewed(door: str, tmp_path: Path) -> None:
+    """The service's and the client's, by another authority: the client goes on."""
+    names = ("ca", "cert", "key", "service-cert", "service-key")
+    files = {name: tmp_path / f"{name}.pem" for name in names}
+
+    def renew(name: str) -> None:
+        authority = Authority(tmp_path / name)
+        mine, theirs = authority.issue(name), authority.issue("127.0.0.1")
+        sources = (authority.ca, mine.cert, mine.key, theirs.cert, theirs.key)
+        for file, source in zip(files.values(), sources, strict=True):
+            file.write_bytes(Path(source).read_bytes())
+
+    renew("one")
+    shown = ("--tls-cert", str(files["service-cert"]), "--tls-key", str(files["service-key"]))
+    mine = {name: files[name] for name in ("ca", "cert", "key")}
+    with running(*shown, "--tls-client-ca", str(files["ca"])) as service:
+        with Proxy(getattr(service, door)) as proxy:
+            with MetaLMClient(proxy.url, timeout_s=30, **mine) as client:
+                assert client.batch(**RUN).digest == digest()
+                renew("other")
+                proxy.reset_all()
+                assert client.batch(**RUN).digest == digest()
+                # What is no certificate changes nothing.
+                files["cert"].write_text("half a certificate")
+                assert client.batch(**RUN).digest == digest()
 
 
 @DOORS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socketserver
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from metalm import (
     DeadlineExceeded,
     InternalError,
     MetaLMClient,
+    Overloaded,
     Spec,
     Unavailable,
 )
@@ -165,6 +167,65 @@ def test_a_flipped_bit_anywhere_is_found() -> None:
 )
 def test_what_is_no_service_is_told(raw: bytes, error: type[Exception]) -> None:
     with answering(raw) as url, pytest.raises(error):
+        read_all(url)
+
+
+def problem(**more: object) -> bytes:
+    told = {"reason": "OVERLOADED", "detail": "busy", **more}
+    return response(json.dumps(told).encode(), "503 No", "application/problem+json")
+
+
+@pytest.mark.parametrize(
+    "wait", ["5", float("nan"), float("inf"), -1, 10**400, [], {}, True, None], ids=str
+)
+def test_a_time_to_wait_that_is_none_is_left_out(wait: object) -> None:
+    with answering(problem(retry_after_s=wait)) as url:
+        with pytest.raises(Overloaded, match="busy") as caught:
+            read_all(url)
+    assert caught.value.retry_after_s in (None, 86400)
+    assert (caught.value.retry_after_s is None) == (wait != 10**400)
+
+
+def test_json_that_is_nested_deeply_is_no_answer_of_a_service() -> None:
+    deep = b"[" * 10**5
+    with answering(response(deep, "503 No", "application/problem+json")) as url:
+        with pytest.raises(Unavailable, match="503"):
+            read_all(url)
+    with answering(response(deep, media_type="application/json")) as url:
+        transport = HttpTransport(url, timeout_s=10)
+        with pytest.raises(InternalError, match="does not answer like"):
+            transport.describe(None)
+        transport.close()
+
+
+def test_what_a_server_says_is_one_line_that_any_terminal_can_be_given() -> None:
+    said = "\x1b[2Jall is well\n\u202e" + "x" * 10**4
+    with answering(problem(detail=said)) as url, pytest.raises(Overloaded) as caught:
+        read_all(url)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) <= 1000
+    with answering(b"\x1b[2J\n") as url, pytest.raises(Unavailable) as cut:
+        read_all(url)
+    assert str(cut.value).isprintable()
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("longer", [10_000, 2**30])
+def test_a_length_that_is_damaged_is_no_cut(longer: int, chunked: bool) -> None:
+    """A cache may have kept it: as a batch that is damaged it is asked for past that."""
+    body = true_body()
+    length, begin = wire.read_varint(body, 0)
+    (prefix, *_) = wire.length_prefixed([bytes(length + longer)]) if longer < 2**20 else (b"",)
+    prefix = prefix or b"\xff\xff\xff\xff\x03"
+    damaged = bytes(prefix) + body[begin:]
+    raw = response(damaged)
+    if chunked:
+        head = (
+            f"HTTP/1.1 200 OK\r\nContent-Type: {wire.STREAM_MEDIA_TYPE}\r\n"
+            "Transfer-Encoding: chunked\r\n\r\n"
+        )
+        raw = head.encode() + b"%x\r\n%s\r\n0\r\n\r\n" % (len(damaged), damaged)
+    with answering(raw) as url, pytest.raises(CorruptBatch, match="announced"):
         read_all(url)
 
 

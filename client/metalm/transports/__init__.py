@@ -19,7 +19,8 @@ def checked_url(url: object) -> SplitResult:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise InvalidArgument("url", url, _BOUND) from None
+        shown = "***" if isinstance(url, str) and "@" in url else url
+        raise InvalidArgument("url", shown, _BOUND) from None
     if parts.scheme == "inprocess":
         right = not (parts.netloc or parts.path or parts.query)
     else:
@@ -31,8 +32,15 @@ def checked_url(url: object) -> SplitResult:
         elif parts.scheme not in ("http", "https"):
             right = False
     if not right:
-        raise InvalidArgument("url", url, _BOUND)
+        raise InvalidArgument("url", _without_secrets(parts), _BOUND)
     return parts
+
+
+def _without_secrets(parts: SplitResult) -> str:
+    """The URL, but for where people write passwords and tokens."""
+    place = parts.netloc.rpartition("@")[2]
+    shown = "***@" * ("@" in parts.netloc) + place
+    return parts._replace(netloc=shown, query="***" * bool(parts.query), fragment="").geturl()
 
 
 def connect(

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from metalm.credentials import NOBODY, Credentials
+from metalm.credentials import NOBODY, Credentials, Renewed
 from metalm.transports import tls
 from metalm.transports.base import BatchStream, Transport
 from metalm.transports.relay import RelayTransport
@@ -81,10 +81,14 @@ class GrpcTransport:
         if credentials.token is not None and not secure:
             # A proxy could read it.
             options.append(("grpc.enable_http_proxy", 0))
-        channel = grpc.ssl_channel_credentials(*credentials.pem()) if secure else None
-        self._new_connection = partial(_Connection, place, channel, options)
+
+        def certificates() -> grpc.ChannelCredentials | None:
+            return grpc.ssl_channel_credentials(*credentials.pem()) if secure else None
+
+        self._certificates = Renewed(credentials, certificates)
+        self._new_connection = partial(_Connection, place, options)
         self._lock = threading.Lock()
-        self._connection = self._new_connection()
+        self._connection = self._new_connection(self._certificates.current())
 
     def batches(self, request: BatchRequest) -> BatchStream:
         watch = _Watch(self._timeout_s)
@@ -119,16 +123,24 @@ class GrpcTransport:
     def _connected(self) -> Iterator[_Connection]:
         """The connection, for one call. There is a new one for whoever comes next after a silence,
         as the network may have forgotten the old one and gRPC would use it for ever; and where
-        nobody was reached, as gRPC would go on failing for a time of its own without a look."""
+        nobody was reached, as gRPC would go on failing for a time of its own without a look; and
+        where there are other certificates."""
+        certificates = self._certificates.current()
         with self._lock:
+            before = self._connection
+            if certificates is not before.certificates:
+                self._connection = self._new_connection(certificates)
             connection = self._connection
             connection.calls += 1
+            left = before is not connection and not before.calls
+        if left:
+            before.channel.close()
         try:
             yield connection
         except (errors.DeadlineExceeded, errors.Unreachable):
             with self._lock:
                 if connection is self._connection:
-                    self._connection = self._new_connection()
+                    self._connection = self._new_connection(certificates)
             raise
         finally:
             with self._lock:
@@ -164,7 +176,7 @@ class GrpcTransport:
                 retry_after_s = retry.retry_delay.ToNanoseconds() / 1e9
         if reason is not None:
             return errors.from_reason(reason, error.details() or "", details, retry_after_s)
-        message = f"{self._url}: {error.details()}"
+        message = f"{self._url}: {errors.one_line(error.details())}"
         code = error.code()
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return errors.DeadlineExceeded(message)
@@ -198,15 +210,16 @@ class _Connection:
     def __init__(
         self,
         place: str,
-        credentials: grpc.ChannelCredentials | None,
         options: list[tuple[str, Any]],
+        certificates: grpc.ChannelCredentials | None,
     ) -> None:
+        self.certificates = certificates
         self.calls = 0
         """Under way."""
         self.channel = (
             grpc.insecure_channel(place, options)
-            if credentials is None
-            else grpc.secure_channel(place, credentials, options)
+            if certificates is None
+            else grpc.secure_channel(place, certificates, options)
         )
         self.describe = self.channel.unary_unary(
             f"{_SERVICE}/Describe",

@@ -14,7 +14,7 @@ import numpy as np
 import urllib3
 from urllib3 import exceptions
 
-from metalm.credentials import NOBODY, Credentials
+from metalm.credentials import NOBODY, Credentials, Renewed
 from metalm.transports import tls
 from metalm.transports.base import BatchStream
 from metalm_proto import query, wire
@@ -29,6 +29,7 @@ from metalm_proto.errors import (
     Unavailable,
     Unreachable,
     from_reason,
+    one_line,
 )
 from metalm_proto.spec import BatchRequest, Spec
 
@@ -36,6 +37,9 @@ _HEAD = 5
 """The longest length prefix, and less than the shortest batch."""
 _LARGEST_MESSAGE = 2**31
 """protobuf's own limit; a longer length is not one."""
+_UNKNOWN_FIELDS = 4096
+"""Bytes that a newer service may have to say beside what is known here."""
+_LARGEST_JSON = 2**20
 _CONNECT_S = 3.0
 """A host that takes longer to accept a connection is not there; another may be."""
 _DAMAGED = 64
@@ -63,14 +67,17 @@ class HttpTransport:
         self._credentials = credentials
         parts = urlsplit(self._url)
         host = parts.hostname or ""
-        secured: dict[str, Any] = {}
-        if parts.scheme == "https":
-            secured["ssl_context"] = credentials.context()
-            if address:
-                secured["server_hostname"] = host
-        self._pool = urllib3.PoolManager(
-            maxsize=8, retries=False, headers={"Host": parts.netloc}, **secured
-        )
+        self._headers = {"Host": parts.netloc}
+
+        def pool() -> urllib3.PoolManager:
+            secured: dict[str, Any] = {}
+            if parts.scheme == "https":
+                secured["ssl_context"] = credentials.context()
+                if address:
+                    secured["server_hostname"] = host
+            return urllib3.PoolManager(maxsize=8, retries=False, **secured)
+
+        self._pool = Renewed(credentials, pool)
         self._damaged: tuple[BatchRequest, ...] = ()
         self._base = self._url
         if address:
@@ -89,7 +96,7 @@ class HttpTransport:
         anew = request in self._damaged
         with self._get("/batches", pairs, wire.STREAM_MEDIA_TYPE, self._timeout_s, anew) as answer:
             reading.begin(answer)
-            messages = _Messages(answer)
+            messages = _Messages(answer, _most_bytes(request, answer))
             try:
                 for _ in request.ranges():
                     yield wire.decode_batch(messages.read())
@@ -102,8 +109,8 @@ class HttpTransport:
         pairs, seconds = query.spec_pairs(spec), timeout_s or self._timeout_s
         with self._get("/describe", pairs, "application/json", seconds) as answer:
             try:
-                return Description.from_dict(json.loads(answer.read()), spec)
-            except (ValueError, KeyError, TypeError) as error:
+                return Description.from_dict(_json_of(answer), spec)
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise self._not_a_service(answer.status) from error
 
     def text(self, path: str, media_type: str) -> str:
@@ -115,7 +122,7 @@ class HttpTransport:
             return answer.read().decode("utf-8", "replace")
 
     def close(self) -> None:
-        self._pool.clear()
+        self._pool.current().clear()
 
     @contextmanager
     def _get(
@@ -126,12 +133,12 @@ class HttpTransport:
         timeout_s: float,
         anew: bool = False,
     ) -> Iterator[urllib3.HTTPResponse]:
-        headers = {**self._pool.headers, "Accept": accept, **self._credentials.headers()}
+        headers = {**self._headers, "Accept": accept, **self._credentials.headers()}
         if anew:
             # RFC 9111, 5.2.1.4
             headers["Cache-Control"] = "no-cache"
         try:
-            answer = self._pool.request(
+            answer = self._pool.current().request(
                 "GET",
                 f"{self._base}{path}?{urlencode(pairs)}",
                 headers=headers,
@@ -171,7 +178,7 @@ class HttpTransport:
     def _error(self, answer: urllib3.HTTPResponse) -> MetaLMError:
         """The error that the service sent, or one for whatever else answered in its place."""
         try:
-            problem = json.loads(answer.read(2**16))
+            problem = _json_of(answer)
             details = {name: str(problem.get(name, "")) for name in ("field", "value", "bound")}
             return from_reason(
                 problem["reason"], problem["detail"], details, problem.get("retry_after_s")
@@ -210,10 +217,19 @@ class _Interruptible:
                 self._answer.shutdown()
 
 
-class _Messages:
-    """The length-delimited messages of an answer."""
+def _most_bytes(request: BatchRequest, answer: urllib3.HTTPResponse) -> int:
+    """What all messages together may have. Before they are there, nothing is allocated for more:
+    a length that is damaged must be told from a connection that was cut."""
+    known, told = wire.encoded_length(request), answer.length_remaining
+    most = _LARGEST_MESSAGE if known is None else known + _UNKNOWN_FIELDS
+    return most if told is None else min(most, told)
 
-    def __init__(self, answer: urllib3.HTTPResponse) -> None:
+
+class _Messages:
+    """The length-delimited messages of an answer, of `most_bytes` bytes all together at most."""
+
+    def __init__(self, answer: urllib3.HTTPResponse, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
         # Otherwise it would count as closed, and refuse to be read, at its last byte.
         answer.auto_close = False
         self._stream = io.BufferedReader(answer, 2**16)
@@ -223,8 +239,11 @@ class _Messages:
         head = self._stream.read(_HEAD)
         length, begin = wire.read_varint(head, 0)
         rest = head[begin:]
-        if not len(rest) <= length <= _LARGEST_MESSAGE:
-            raise CorruptBatch(f"a batch of {length} bytes was announced")
+        if not len(rest) <= length <= self._most_bytes:
+            raise CorruptBatch(
+                f"a batch of {length} bytes was announced; {self._most_bytes} at most are to come"
+            )
+        self._most_bytes -= length
         message = np.empty(length, np.uint8).data
         message[: len(rest)] = rest
         if self._stream.readinto(message[len(rest) :]) < length - len(rest):
@@ -239,6 +258,14 @@ class _Messages:
         self._stream.detach()
 
 
+def _json_of(answer: urllib3.HTTPResponse) -> Any:
+    """What is in an answer. Raises ValueError for what is no JSON, or none that anybody needs."""
+    try:
+        return json.loads(answer.read(_LARGEST_JSON))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def _refusal(url: str, error: exceptions.SSLError) -> MetaLMError:
     for cause in (*error.args, error.__cause__):
         if isinstance(cause, ssl.SSLError):
@@ -251,4 +278,4 @@ def _cause(error: exceptions.HTTPError) -> object:
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    return getattr(cause, "strerror", None) or cause
+    return one_line(getattr(cause, "strerror", None) or cause)
