@@ -7,6 +7,7 @@ it was sent and why it failed, and ends it; each `Watcher` makes of that what it
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
 import time
 import uuid
@@ -18,14 +19,16 @@ from typing import Any
 
 from metalm_proto.errors import ERRORS, InternalError
 from metalm_proto.spec import BatchRequest
+from metalm_proto.v1 import metalm_pb2 as pb
 
 REQUEST_ID = "x-request-id"
 """The header, or metadata, that carries a call's id in and out."""
 
+SERVICE = pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 DOORS = ("http", "grpc")
 HEALTH, METRICS, OTHER = "Health", "Metrics", "Other"
 OWN_METHODS = ("Sample", "StreamBatches", "Describe")
-"""Those of metalm.v1.MetaLMService."""
+"""Those of SERVICE."""
 METHODS = (*OWN_METHODS, HEALTH, METRICS, OTHER)
 """What a call can be for; OTHER is whatever else was asked."""
 
@@ -213,3 +216,18 @@ def request_id(given: str | None) -> str:
     if given is not None and _USABLE_ID.fullmatch(given):
         return given
     return uuid.uuid4().hex
+
+
+def client_of(address: str) -> str:
+    """Whom an address stands for, where nobody needs a token: an IPv4 address for itself, also
+    where it is written as IPv6 (RFC 4291, 2.5.5.2), and any other of IPv6 for its network of 64
+    bits, of which a host may have all addresses (RFC 4291, 2.5.4)."""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if known.version == 4 or known.is_loopback:
+        return str(known)
+    if known.ipv4_mapped is not None:
+        return str(known.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(known), 64), strict=False))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.spec import SPEC_FIELDS
-from metalm_proto.v1 import metalm_pb2 as pb
-from metalm_service.calls import HEALTH, METRICS, OK, OTHER, Call, Watcher
+from metalm_service.calls import HEALTH, METRICS, OK, OTHER, SERVICE, Call, Watcher
 from metalm_service.handler import VERSION
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _FLUSH_S = 3.0
 """What a collector that does not answer may hold up the end of the process."""
-_SERVICE = pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 _FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 """Codes of gRPC that are an error of the server."""
 
@@ -115,7 +113,7 @@ def _exporter(environment: Mapping[str, str]) -> SpanExporter:
 
 def _name(call: Call) -> str:
     if call.door == "grpc":
-        return f"{_SERVICE}/{call.method}" if call.method != OTHER else OTHER
+        return f"{SERVICE}/{call.method}" if call.method != OTHER else OTHER
     method, path = call.attributes["http.request.method"], call.attributes["url.path"]
     # Of a path that is none of ours the name would be the caller's choice.
     return f"{method} {path}" if call.method != OTHER else method

@@ -42,6 +42,7 @@ ARROWS = {
         "metalm_proto",
         "metalm_service.ahead",
         "metalm_service.calls",
+        "metalm_service.config",
         "metalm_service.grpc",
         "metalm_service.handler",
         "metalm_service.tls",

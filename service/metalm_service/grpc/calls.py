@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import unquote
@@ -11,7 +12,6 @@ import grpc
 from grpc_health.v1 import health
 
 from metalm_proto.errors import ERRORS, InternalError
-from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_service.calls import (
     CANCELLED,
     HEALTH,
@@ -19,18 +19,25 @@ from metalm_service.calls import (
     OTHER,
     OWN_METHODS,
     REQUEST_ID,
+    SERVICE,
     Call,
     Calls,
+    client_of,
+)
+from metalm_service.grpc.behaviours import (
+    Behaviour,
+    Continuation,
+    behaviour_of,
+    is_iterating,
+    service_of,
+    with_behaviour,
 )
 
-_SERVICE = pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 # Of several errors with one code the first, which is the general one.
 _OUTCOMES = {error.grpc_code: error.reason for error in reversed(ERRORS)} | {
     grpc.StatusCode.CANCELLED.name: CANCELLED,
     grpc.StatusCode.UNIMPLEMENTED.name: NO_SUCH_METHOD,
 }
-
-Behaviour = Callable[..., Any]
 
 
 class CallContext:
@@ -39,12 +46,22 @@ class CallContext:
 
     def __init__(self, context: grpc.ServicerContext, call: Call) -> None:
         self.call = call
-        self.underlying = context
+        self._context = context
         self._told = ((REQUEST_ID, call.request_id),)
         context.set_trailing_metadata(self._told)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.underlying, name)
+    def invocation_metadata(self) -> Iterable[tuple[str, str | bytes]]:
+        return self._context.invocation_metadata()
+
+    def is_active(self) -> bool:
+        return self._context.is_active()
+
+    def cancel(self) -> None:
+        self._context.cancel()
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        """Called when the call has ended; False if it has, and it never will be."""
+        return self._context.add_callback(callback)
 
     def abort(self, code: grpc.StatusCode, details: str) -> NoReturn:
         self.abort_with_status(_Status(code, details, ()))
@@ -53,7 +70,7 @@ class CallContext:
         self.call.status = status.code.name
         self.call.failed(_OUTCOMES.get(status.code.name, InternalError.reason), status.details)
         told = (*(status.trailing_metadata or ()), *self._told)
-        self.underlying.abort_with_status(_Status(status.code, status.details, told))
+        self._context.abort_with_status(_Status(status.code, status.details, told))
         raise AssertionError("abort does not return")
 
 
@@ -72,57 +89,44 @@ class CallsInterceptor(grpc.ServerInterceptor):
         self._calls = calls
 
     def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
-        handler_call_details: grpc.HandlerCallDetails,
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         path = handler_call_details.method
         handler = continuation(handler_call_details)
         if handler is None:
-            return grpc.stream_stream_rpc_method_handler(self._streaming(path, _no_such_method))
-        request, response = handler.request_deserializer, handler.response_serializer
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                self._answering(path, handler.unary_unary), request, response
-            )
-        if handler.stream_stream:
-            return grpc.stream_stream_rpc_method_handler(
-                self._streaming(path, handler.stream_stream), request, response
-            )
-        # A watch of the health lasts for ever, and on no thread of the server's if it is left as
-        # it is.
-        if handler.unary_stream and not hasattr(handler.unary_stream, "experimental_non_blocking"):
-            return grpc.unary_stream_rpc_method_handler(
-                self._streaming(path, handler.unary_stream), request, response
-            )
-        return handler
+            return grpc.stream_stream_rpc_method_handler(self._iterating(path, _no_such_method))
+        calling = self._iterating if is_iterating(handler) else self._answering
+        return with_behaviour(handler, calling(path, behaviour_of(handler)))
 
     def _answering(self, path: str, behaviour: Behaviour) -> Behaviour:
-        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+        # With the attributes of the other one, by which gRPC knows how to call it. What keeps no
+        # thread is over, as a call, when it has said that it will answer.
+        @functools.wraps(behaviour)
+        def answer(requests: Any, context: grpc.ServicerContext, *others: Any) -> Any:
             with self._begin(path, context) as call:
-                return behaviour(request, CallContext(context, call))
+                return behaviour(requests, CallContext(context, call), *others)
 
         return answer
 
-    def _streaming(self, path: str, behaviour: Behaviour) -> Behaviour:
-        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    def _iterating(self, path: str, behaviour: Behaviour) -> Behaviour:
+        def iterate(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             with self._begin(path, context) as call:
-                yield from behaviour(request, CallContext(context, call))
+                yield from behaviour(requests, CallContext(context, call))
 
-        return stream
+        return iterate
 
     def _begin(self, path: str, context: grpc.ServicerContext) -> Call:
         told = {
             name: value for name, value in context.invocation_metadata() if isinstance(value, str)
         }
-        return self._calls.begin("grpc", _method(path), _address(context.peer()), told)
+        return self._calls.begin("grpc", _method(path), client_of(_address(context.peer())), told)
 
 
 def _method(path: str) -> str:
-    service, _, name = path.removeprefix("/").partition("/")
+    service, name = service_of(path), path.rpartition("/")[2]
     if service == health.SERVICE_NAME:
         return HEALTH
-    return name if service == _SERVICE and name in OWN_METHODS else OTHER
+    return name if service == SERVICE and name in OWN_METHODS else OTHER
 
 
 def _address(peer: str) -> str:

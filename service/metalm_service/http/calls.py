@@ -15,6 +15,7 @@ from metalm_service.calls import (
     REQUEST_ID,
     Call,
     Calls,
+    client_of,
 )
 
 _METHODS = {
@@ -63,7 +64,7 @@ class CallsMiddleware:
         return self._calls.begin(
             "http",
             _METHODS.get(path, OTHER),
-            client[0] if client else "",
+            client_of(client[0] if client else ""),
             Headers(scope=scope),
             attributes,
         )

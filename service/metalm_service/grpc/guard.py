@@ -1,0 +1,82 @@
+"""Who may come in at the gRPC door, and how many at one time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+
+from metalm_proto import errors
+from metalm_service.grpc.behaviours import (
+    Behaviour,
+    Continuation,
+    behaviour_of,
+    is_iterating,
+    service_of,
+    with_behaviour,
+)
+from metalm_service.grpc.calls import CallContext
+from metalm_service.grpc.status import abort
+from metalm_service.tokens import Tokens
+
+_COME_AGAIN_S = 2.0
+
+
+class Guard(grpc.ServerInterceptor):
+    """Asks for a token, and gives out places, before anything of a request is waited for.
+
+    `places`: of the services, by their full names, how many calls each may have at one time,
+    those whose request has not come yet included. A service that is not named is not guarded.
+    """
+
+    def __init__(self, tokens: Tokens, places: Mapping[str, int]) -> None:
+        self._tokens = tokens
+        self._most = places
+        self._places = {name: threading.Semaphore(most) for name, most in places.items()}
+
+    def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        handler: Any = continuation(handler_call_details)
+        service = service_of(handler_call_details.method)
+        if handler is None or service not in self._places:
+            return handler  # type: ignore[no-any-return]
+        guarding = self._iterating if is_iterating(handler) else self._answering
+        return with_behaviour(handler, guarding(service, behaviour_of(handler)))
+
+    def _answering(self, service: str, behaviour: Behaviour) -> Behaviour:
+        def answer(requests: Iterator[bytes], context: CallContext) -> Any:
+            with self._admitted(service, context):
+                return behaviour(requests, context)
+
+        return answer
+
+    def _iterating(self, service: str, behaviour: Behaviour) -> Behaviour:
+        def iterate(requests: Iterator[bytes], context: CallContext) -> Iterator[Any]:
+            with self._admitted(service, context):
+                yield from behaviour(requests, context)
+
+        return iterate
+
+    @contextmanager
+    def _admitted(self, service: str, context: CallContext) -> Iterator[None]:
+        given = _authorization(context.invocation_metadata())
+        try:
+            context.call.client = self._tokens.client(given, context.call.client)
+        except errors.Unauthenticated as error:
+            abort(context, error)
+        place = self._places[service]
+        if not place.acquire(blocking=False):
+            full = f"{service} has {self._most[service]} calls, as many as may be at one time"
+            abort(context, errors.Overloaded(full, _COME_AGAIN_S))
+        try:
+            yield
+        finally:
+            place.release()
+
+
+def _authorization(metadata: Iterable[tuple[str, str | bytes]]) -> list[str]:
+    return [str(value) for name, value in metadata if name == "authorization"]
