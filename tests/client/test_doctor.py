@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -258,6 +259,76 @@ def test_an_address_without_a_replica_is_worth_a_look(
         assert found[0]["text"] == "replicas.example is 127.0.0.2, 127.0.0.3"
         (note,) = [one for one in found if one["state"] == "note"]
         assert "127.0.0.3" in note["text"]
+
+
+@contextmanager
+def in_front_of(
+    service: Service, altered: Callable[[str, bool, int, bytes], tuple[int, bytes]]
+) -> Iterator[str]:
+    """The service behind somebody who alters its answers: given path, whether there is a token,
+    status and body."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with urllib.request.urlopen(service.http + self.path) as answer:
+                status, body = answer.status, answer.read()
+                media_type = answer.headers["Content-Type"]
+            status, body = altered(self.path, "Authorization" in self.headers, status, body)
+            self.send_response(status)
+            self.send_header("Content-Type", media_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Nobody reads it."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_another_trouble_is_no_refusal(
+    diagnose: Diagnose, service: Service, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+
+    def busy(path: str, has_token: bool, status: int, body: bytes) -> tuple[int, bytes]:
+        return (status, body) if has_token else (503, b"busy")
+
+    with in_front_of(service, busy) as url:
+        _, found = diagnose(url, "--token-file", str(tmp_path / "token"))
+    (token,) = [one for one in found if one["check"] == "token"]
+    assert (token["state"], "503" in token["text"]) == ("note", True)
+
+
+def test_an_answer_without_a_batch_is_told(diagnose: Diagnose, service: Service) -> None:
+    def emptied(path: str, has_token: bool, status: int, body: bytes) -> tuple[int, bytes]:
+        return status, b"" if "/batches" in path else body
+
+    with in_front_of(service, emptied) as url:
+        check, _, _ = the_wrong(diagnose(url))
+    assert check in ("limits", "bytes")
+
+
+def test_what_a_service_says_of_itself_is_shown_on_one_line(
+    diagnose: Diagnose, service: Service
+) -> None:
+    def said(path: str, has_token: bool, status: int, body: bytes) -> tuple[int, bytes]:
+        if "/describe" not in path:
+            return status, body
+        return status, json.dumps({**json.loads(body), "version": "\x1b[2J\n9"}).encode()
+
+    with in_front_of(service, said) as url:
+        status, found = diagnose(url)
+    assert status == 0
+    (note,) = [one for one in found if one["check"] == "service"]
+    assert note["text"].isprintable()
 
 
 def test_what_people_read(service: Service) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import SplitResult
 from metalm.credentials import Credentials
 from metalm.doctor.findings import Finding, Stop
 from metalm.transports import tls
-from metalm_proto.errors import MetaLMError
+from metalm_proto.errors import MetaLMError, one_line
 
 _CONNECT_S = 3.0
 """As long as a trainer's client waits for a connection."""
@@ -110,7 +110,7 @@ def handshake(target: Target, credentials: Credentials, timeout_s: float) -> Ite
         raise Stop("TLS", target.name, said, mend) from error
     ends_at = ssl.cert_time_to_seconds(certificate["notAfter"])
     days = math.floor((ends_at - time.time()) / 86400)
-    said = (
+    said = one_line(
         f"{version}, for {', '.join(_names(certificate))}, issued by {_issuer(certificate)}, "
         f"ends {certificate['notAfter']}"
     )
@@ -138,7 +138,7 @@ def _mend(
             certificate, _ = _shown(target, credentials, timeout_s, check_name=False)
         except OSError:
             return "use the name that the certificate is for"
-        names = ", ".join(_names(certificate))
+        names = one_line(", ".join(_names(certificate)))
         return f"use a name that the certificate is for ({names}), or have one issued for this"
     if isinstance(error, ssl.SSLCertVerificationError):
         return "give the PEM file of the authority that issued it: --ca, or ca= in Python"

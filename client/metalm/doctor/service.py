@@ -19,7 +19,13 @@ from metalm.transports import connect
 from metalm.transports.base import Transport, check_batch
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
-from metalm_proto.errors import MetaLMError
+from metalm_proto.errors import (
+    CorruptBatch,
+    MetaLMError,
+    Unauthenticated,
+    Unavailable,
+    one_line,
+)
 from metalm_proto.spec import GENERATOR, BatchRequest, Spec, Split
 
 _BRIEFLY_S = 3.0
@@ -64,7 +70,7 @@ def service(
 
 def _who(target: Target, description: Description) -> Iterator[Finding]:
     if GENERATOR not in description.generators:
-        offered = ", ".join(description.generators)
+        offered = one_line(", ".join(map(str, description.generators)))
         raise Stop(
             "service",
             target.name,
@@ -72,7 +78,7 @@ def _who(target: Target, description: Description) -> Iterator[Finding]:
             "install a client and a service of the same release",
         )
     ours = version("metalm")
-    said = f"metalm {description.version}, {GENERATOR}, {description.engine} engine"
+    said = one_line(f"metalm {description.version}, {GENERATOR}, {description.engine} engine")
     if description.engine == "numpy":
         mend = "install numba beside the service: it is some hundred times faster"
         yield Finding("service", target.name, "note", said, mend)
@@ -92,8 +98,11 @@ def _token(target: Target, credentials: Credentials, timeout_s: float) -> Iterat
     ) as door:
         try:
             door.describe(None)
-        except MetaLMError:
+        except Unauthenticated:
             yield Finding("token", target.name, "ok", "accepted")
+        except MetaLMError as error:
+            said = f"whether it refuses who has none is not known: {error}"
+            yield Finding("token", target.name, "note", said, "ask again")
         else:
             said = "the service asks nobody for a token, and anybody may use it"
             mend = "give it tokens if that is not meant: METALM_TOKEN_FILE"
@@ -193,6 +202,12 @@ def speed(
 
 
 def _batch(door: Transport, request: BatchRequest) -> Batch:
-    (batch,) = door.batches(request)
-    check_batch(batch, request, request.start, request.samples)
+    """Raises any MetaLMError."""
+    with closing(door.batches(request)) as stream:
+        batch = next(stream, None)
+        if batch is None:
+            raise Unavailable(f"the stream ended before sample {request.start}")
+        check_batch(batch, request, request.start, request.samples)
+        if next(stream, None) is not None:
+            raise CorruptBatch("the answer goes on after the last batch")
     return batch
