@@ -143,6 +143,7 @@ def batch_size_for(spec: Spec) -> int:
 
 
 def batches_of(client: MetaLMClient, request: BatchRequest) -> BatchIterator:
+    """The batches of the request, in order; to be closed. Its `next` raises any MetaLMError."""
     return client.batches(
         spec=request.spec,
         seed=request.seed,

@@ -38,6 +38,11 @@ def add_generate_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def generate(options: argparse.Namespace) -> None:
+    """Writes a file, standard output, or a directory of shards.
+
+    Raises InvalidArgument and any other MetaLMError, OSError, and ModuleNotFoundError for what the
+    format needs: of each the command line makes a line and an exit code.
+    """
     end_by_exception()
     if options.output == "":
         raise InvalidArgument("output", "", "the name of a file, or -")
@@ -94,6 +99,11 @@ def add_verify_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def verify(options: argparse.Namespace) -> int:
+    """Prints the differences that it finds; the exit code: 0 if there are none, else 1.
+
+    Raises InvalidArgument for what is no manifest and no file of samples, any other MetaLMError,
+    and ModuleNotFoundError for what the format needs.
+    """
     end_by_exception()
     try:
         claim = claim_of(Path(options.manifest))

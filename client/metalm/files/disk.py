@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedRandom
@@ -51,15 +51,18 @@ def replacing(path: Path) -> Iterator[BufferedRandom]:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except FileNotFoundError:
-        os.umask(umask := os.umask(0))
-        mode = 0o666 & ~umask
-    descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, dir=path.parent)
+        mode = None
+    name = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    # The umask is applied by the system: to ask for it is to change it for all threads.
+    descriptor = os.open(name, flags, 0o666 if mode is None else 0o600)
     try:
         with open(descriptor, "w+b") as stream:
             yield stream
             stream.flush()
             os.fsync(descriptor)
-        os.chmod(name, mode)
+        if mode is not None:
+            os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
         with suppress(FileNotFoundError):  # the signal came when it had its name
