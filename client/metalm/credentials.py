@@ -46,11 +46,12 @@ class CredentialArguments(TypedDict, total=False):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credentials:
     """`token`: text, or a path (`pathlib.Path`) to a file that holds it and is read for each
-    request, so that it may change. (What is pickled holds the text, or the path.) `ca`: PEM file of the authorities that sign services, in place
-    of those that are known anyway. `cert`, `key`: PEM files with what this client shows of itself;
-    without `key` it is in `cert`. These three are read again once they have changed, and used for
-    what is connected from then on. `allow_plaintext_token`: send the token over http:// and grpc://
-    to other machines, too, where anybody on the way can read it.
+    request, so that it may change. (What is pickled holds the text, or the path.) `ca`: PEM file of
+    the authorities that sign services, in place of those that are known anyway. `cert`, `key`: PEM
+    files with what this client shows of itself; without `key` it is in `cert`. These three are read
+    again once they have changed, and used for what is connected from then on.
+    `allow_plaintext_token`: send the token over http:// and grpc:// to other machines, too, where
+    anybody on the way can read it.
 
     Raises InvalidArgument, also for files that are not what they should be.
     """
