@@ -129,7 +129,11 @@ class MetaLMClient:
         spec: Spec | None = None,
         **fields: Unpack[SpecArguments],
     ) -> Batch:
-        """Sample `index` of a stream, as a batch of one: x and y of shape [1, L]."""
+        """Sample `index` of a stream, as a batch of one: x and y of shape [1, L], of the smallest
+        of uint8, uint16 and int32 that holds the vocabulary.
+
+        Raises what `batch` does.
+        """
         return self.batch(
             INDEX.check(index),
             batch_size=1,
@@ -150,7 +154,13 @@ class MetaLMClient:
         spec: Spec | None = None,
         **fields: Unpack[SpecArguments],
     ) -> Batch:
-        """The samples [first, first + batch_size) of a stream: x and y of shape [batch_size, L]."""
+        """The samples [first, first + batch_size) of a stream: x and y of shape [batch_size, L], of
+        the smallest of uint8, uint16 and int32 that holds the vocabulary.
+
+        Raises InvalidArgument for a value out of bounds, LimitExceeded for more than the service
+        gives, Unavailable where nothing heals for `timeout_s`, any other MetaLMError; RuntimeError
+        if the client is closed, TypeError for a keyword that is no field of a spec.
+        """
         request = BatchRequest.single(
             spec=spec_of(spec, fields),
             seed=draw_seed() if seed is None else seed,
@@ -193,7 +203,11 @@ class MetaLMClient:
 
         `prefetch_bytes`: about as many bytes are fetched in the background, by two threads, before
         they are asked for; 0: none, and no thread. The iterator that is closed, or that nobody has
-        any more, ends its threads and requests at once.
+        any more, ends its threads and requests; one that waits for a service that is silent, within
+        `timeout_s`.
+
+        Raises InvalidArgument and TypeError as `batch` does; whatever else may go wrong is raised
+        by the iterator's `next`.
         """
         spec = spec_of(spec, fields)
         start, batch_size = START.check(start), BATCH_SIZE.check(batch_size)
@@ -231,12 +245,16 @@ class MetaLMClient:
         )
 
     def describe(self, spec: Spec | None = None) -> Description:
-        """What the generator behind the URL offers and allows."""
+        """What the generator behind the URLs offers and allows: its version, engine and limits.
+
+        A `spec` is checked by the service and kept in the answer, whose `as_dict` then has its
+        dtype and special ids. Raises MetaLMError, and RuntimeError if the client is closed.
+        """
         return self._open().describe(spec)
 
     def close(self) -> None:
-        """Closes the connections; may be called again. Whatever else is called afterwards raises
-        RuntimeError."""
+        """Closes the connections, and ends what its iterators have under way; from any thread, and
+        it may be called again. Whatever else is called afterwards raises RuntimeError."""
         self._closed = True
         if self._process == os.getpid():
             self._transport.close()
@@ -276,6 +294,11 @@ class MetaLMClient:
 
 
 def spec_of(spec: Spec | None, fields: SpecArguments) -> Spec:
+    """The spec that is given as such, or by its fields.
+
+    Raises InvalidArgument for a value out of bounds and where both are given, TypeError for what is
+    no Spec and for a field that there is not.
+    """
     names = [field.name for field in SPEC_FIELDS]
     if unknown := set(fields) - set(names):
         raise TypeError(f"unknown argument {min(unknown)}; a spec has {', '.join(names)}")

@@ -32,6 +32,6 @@ class Endpoint:
     taken: dict[Kind, int] = field(default_factory=dict)
     """Batches in one request of a kind, where it has refused more."""
     known: bool = False
-    """It has answered as a service does that lets this client in."""
+    """Somebody was ever there: more was heard of it than that nobody is."""
     leaving: bool = False
     """No longer an address of its host."""

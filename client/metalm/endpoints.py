@@ -15,7 +15,7 @@ from metalm.hosts import Host
 from metalm.retry import LONGEST_ASKED_S, LONGEST_S, RetryBudget, backoff_s, jitter
 from metalm.transports import checked_url, connect
 from metalm.transports.base import Transport
-from metalm_proto.errors import Draining, MetaLMError, Overloaded, Starting, Unavailable
+from metalm_proto.errors import MetaLMError, Unavailable, Unreachable
 from metalm_proto.spec import BatchRequest, Spec
 
 _PROBE_S = 3.0
@@ -91,12 +91,12 @@ class Endpoints:
         with self._changed:
             return self._least_used([e for e in self._all() if e is not than and not e.failures])
 
-    def has_others(self, than: Collection[Endpoint], failed: Collection[Endpoint]) -> bool:
+    def has_others(self, than: Collection[Endpoint]) -> bool:
         """Whether an endpoint other `than` those that will never do may still give an answer: one
-        that is not among the `failed`, or that is known to have been well. With a fallback, any."""
+        where somebody ever was, or that was not tried yet. With a fallback, any."""
         with self._changed:
             others = [endpoint for endpoint in self._all() if endpoint not in than]
-            return any(self._fallback or e.known or e not in failed for e in others)
+            return any(self._fallback or other.known or not other.failures for other in others)
 
     def batches_taken(self, endpoint: Endpoint, kind: Kind) -> int:
         """As many batches as the endpoint is to be asked for at a time."""
@@ -141,7 +141,7 @@ class Endpoints:
             endpoint.said = str(error).removeprefix(endpoint.name).removeprefix(": ")
             asked_s = getattr(error, "retry_after_s", None)
             endpoint.due = time.monotonic() + self._backoff_s(endpoint.failures, asked_s)
-            endpoint.known |= isinstance(error, Starting | Overloaded | Draining)
+            endpoint.known |= not isinstance(error, Unreachable)
             _log.info("%s: %s", endpoint.name, endpoint.said)
             if not self._outage and all(other.failures for other in self._all()):
                 self._outage = True

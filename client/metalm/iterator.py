@@ -65,9 +65,15 @@ class BatchIterator(Iterator[Batch]):
 
     @property
     def seed(self) -> int:
+        """Names the stream, 0 <= seed < 2**64; the one that was drawn where none was given."""
         return self._template.seed
 
     def __next__(self) -> Batch:
+        """This rank's next batch: x and y of shape [batch_size, L].
+
+        Raises StopIteration at the end, Unavailable where nothing heals for the client's
+        `timeout_s`, any other MetaLMError, and RuntimeError if the client is closed.
+        """
         try:
             step = self._open(self._transport()).following()
         except BaseException:

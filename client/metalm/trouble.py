@@ -59,15 +59,14 @@ class Trouble:
         self._verdict: MetaLMError | None = None
         """What does not heal, said by one of the `defective`."""
         self._defective: set[Endpoint] = set()
-        self._failed: set[Endpoint] = set()
         self._silent: set[Endpoint] = set()
         self._paused = False
 
     def over(self) -> None:
         if self._since is not None:
             self._since, self._cause, self._verdict = None, None, None
-            for endpoints in (self._defective, self._failed, self._silent):
-                endpoints.clear()
+            self._defective.clear()
+            self._silent.clear()
 
     def reader_paused(self) -> None:
         """Whoever reads the attempt that goes on has taken nothing for long."""
@@ -100,10 +99,10 @@ class Trouble:
                 raise
             if self._paused and isinstance(error, Unavailable):
                 return
-            self._failed.add(endpoint)
             self._endpoints.failed(endpoint, error)
-            if error is not self._verdict and self._verdict and not self._has_others():
-                raise self._verdict from error
+            verdict = self._verdict
+            if verdict is not None and verdict is not error and not self._has_others():
+                raise verdict from error
             self._since = self._since or time.monotonic()
             if isinstance(error, DeadlineExceeded) and endpoint not in self._silent:
                 # All the time went by in waiting for this one: the others have had no chance.
@@ -122,7 +121,7 @@ class Trouble:
         return error.retryable
 
     def _has_others(self) -> bool:
-        return self._endpoints.has_others(self._defective, self._failed)
+        return self._endpoints.has_others(self._defective)
 
     def _wait_for_budget(self, give_up_at: float, wanted: Callable[[], bool]) -> None:
         """Raises Unavailable when there is no retry to be had until `give_up_at`."""

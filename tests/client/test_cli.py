@@ -257,3 +257,12 @@ def test_no_standard_output_is_told() -> None:
 
 def test_version_names_the_generator() -> None:
     assert b"metalm-1" in run("--version").stdout
+
+
+def test_a_state_that_cannot_be_read_is_named() -> None:
+    for path in ("/nope.json", "/"):
+        done = run("replay", "--state", path, "--step", "1", check=False)
+        told = done.stderr.decode()
+        assert done.returncode != 0
+        assert f"state is '{path}'; it must be a file with the JSON of a state_dict" in told
+        assert "Traceback" not in told

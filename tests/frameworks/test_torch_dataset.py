@@ -139,6 +139,14 @@ def test_a_stateful_loader_goes_on_at_the_sample_where_it_stood(workers: int) ->
         assert lists(again) == expected[step:]
 
 
+def test_a_state_that_is_none_is_refused() -> None:
+    batches = iter(BatchDataset(MetaLMClient(), **RUN, stop=14))
+    states: list[Any] = [None, 7, [1], {}]
+    for wrong in states:
+        with pytest.raises(InvalidArgument, match="state"):
+            batches.load_state_dict(wrong)
+
+
 def test_a_state_of_several_workers_goes_on_as_it_was_dealt_or_not_at_all() -> None:
     loader = stateful(BatchDataset(MetaLMClient(), **RUN, stop=30), 2)
     batches = iter(loader)
