@@ -105,9 +105,8 @@ def test_probes_are_answered_while_all_places_are_taken(path: str) -> None:
 
 def is_answered(channel: grpc.Channel) -> bool:
     try:
-        return health_of(channel) == SERVING
-    except grpc.RpcError as error:
-        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        return bool(health_of(channel) == SERVING)
+    except grpc.RpcError:
         return False
 
 
