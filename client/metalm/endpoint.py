@@ -24,6 +24,8 @@ class Endpoint:
     in_flight: int = 0
     failures: int = 0
     """In a row; 0: it is well, or was never tried."""
+    failed_at: float = 0.0
+    """The last time, on the monotonic clock."""
     due: float = 0.0
     """When it may be tried again, on the monotonic clock."""
     said: str = "was not tried"

@@ -119,10 +119,11 @@ class Endpoints:
         if gone:
             endpoint.transport.close()
 
-    def succeeded(self, endpoint: Endpoint) -> None:
-        """It gave a batch that was asked for."""
+    def succeeded(self, endpoint: Endpoint, begun_at: float) -> None:
+        """It gave what it was asked for at that time (on the monotonic clock)."""
         self.budget.succeeded()
-        if endpoint is self._fallback:
+        # What was on its way before an endpoint failed says nothing about it now.
+        if endpoint is self._fallback or begun_at < endpoint.failed_at:
             return
         with self._changed:
             endpoint.known = True
@@ -140,7 +141,8 @@ class Endpoints:
             endpoint.failures += 1
             endpoint.said = str(error).removeprefix(endpoint.name).removeprefix(": ")
             asked_s = getattr(error, "retry_after_s", None)
-            endpoint.due = time.monotonic() + self._backoff_s(endpoint.failures, asked_s)
+            endpoint.failed_at = time.monotonic()
+            endpoint.due = endpoint.failed_at + self._backoff_s(endpoint.failures, asked_s)
             endpoint.known |= not isinstance(error, Unreachable)
             _log.info("%s: %s", endpoint.name, endpoint.said)
             if not self._outage and all(other.failures for other in self._all()):

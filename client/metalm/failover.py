@@ -82,8 +82,9 @@ class FailoverTransport:
         trouble = Trouble(self._endpoints, timeout_s or self._timeout_s)
         while True:
             with self._endpoint_of(call, trouble) as endpoint, trouble.watched(endpoint, call):
+                begun_at = time.monotonic()
                 answer = endpoint.transport.describe(spec, timeout_s)
-                self._endpoints.succeeded(endpoint)
+                self._endpoints.succeeded(endpoint, begun_at)
                 return answer
 
     def read_by(self, reader: Reader) -> None:
@@ -144,7 +145,7 @@ class FailoverTransport:
                 except CorruptBatch as error:
                     stream.reject(error)
                 if number == 0:
-                    self._endpoints.succeeded(endpoint)
+                    self._endpoints.succeeded(endpoint, begun_at)
                     self._times_to_first.append(time.monotonic() - begun_at)
                 yield batch
             # Read to its very end, its connection can be used again. All samples are here and

@@ -229,7 +229,7 @@ def test_certificates_may_be_renewed(door: str, tmp_path: Path) -> None:
 
     renew("one")
     shown = ("--tls-cert", str(files["service-cert"]), "--tls-key", str(files["service-key"]))
-    mine = {name: files[name] for name in ("ca", "cert", "key")}
+    mine: dict[str, Any] = {name: files[name] for name in ("ca", "cert", "key")}
     with running(*shown, "--tls-client-ca", str(files["ca"])) as service:
         with Proxy(getattr(service, door)) as proxy:
             with MetaLMClient(proxy.url, timeout_s=30, **mine) as client:
