@@ -229,8 +229,8 @@ def kept_busy(service: Service, path: str, streams: int) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("path", "streams"),
     [
-        # Each batch of it would take a core for ten seconds.
-        ("/batches?n=2&l=1&L=2&stop=10000&batch_size=10000&provenance=true", 5),
+        # Each batch of it would take a core for some seconds.
+        ("/batches?n=2&l=1&L=2&stop=9000&batch_size=3000&provenance=true", 3),
         ("/batches?format=ndjson&stop=3200", 30),
     ],
     ids=["provenance", "ndjson"],
