@@ -145,14 +145,14 @@ CONFIG_FIELDS = (
         default=1024,
         lower=1,
         upper=100_000,
-        doc="HTTP connections at one time; more are refused as they come",
+        doc="connections to each door at one time; more are refused as they come",
     ),
     Field(
         name="request_timeout_s",
         default=10,
         lower=1,
         upper=3600,
-        doc="seconds that an HTTP request may take to arrive",
+        doc="seconds that a request may take to arrive",
     ),
     Field(
         name="stall_timeout_s",
