@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from typing import Generic, TypeVar
 
 from metalm_proto.batch import Batch
-from metalm_service.handler import Admission
+from metalm_service.handler import Admission, CallerGoneError
 
 T = TypeVar("T")
 
@@ -28,6 +29,7 @@ class Ahead(Generic[T]):
         self.call = admission.call
         self._admission = admission
         self._closed = False
+        self._closing = threading.Lock()
         self._encoded = admission.batches(encode, lambda: not self._closed and wanted())
         self._executor = executor
         self._working: Future[T | None] = executor.submit(next, self._encoded, None)
@@ -39,11 +41,15 @@ class Ahead(Generic[T]):
     def following(self) -> T | None:
         """The next batch, waited for, None at the end; the one behind it is begun.
 
-        Raises what generating it raised.
+        Raises what generating it raised, and CallerGoneError once it is closed.
         """
         encoded = self._working.result()
-        if encoded is not None:
-            self._working = self._executor.submit(next, self._encoded, None)
+        with self._closing:
+            # Else work could begin whose reservation was given back with that of the one before.
+            if self._closed:
+                raise CallerGoneError
+            if encoded is not None:
+                self._working = self._executor.submit(next, self._encoded, None)
         return encoded
 
     def taken(self) -> None:
@@ -56,5 +62,6 @@ class Ahead(Generic[T]):
 
     def close(self) -> None:
         """Ends the work. The reservation is kept until the thread that fills its bytes is done."""
-        self.abandon()
+        with self._closing:
+            self._closed = True
         self._working.add_done_callback(lambda _: self._admission.close())
