@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -184,12 +185,14 @@ def test_headers_that_are_no_text_fill_no_log(service: Service) -> None:
     fields = [(b"x", b"\xff\xfe"), (b"te", b"\x89\n\x1b[31m"), (b":status", b"\x89")]
     block = h2.headers("Describe", *fields * 100)
     with socket.create_connection((parts.hostname, parts.port)) as connection:
-        peer = h2.Peer(connection, patience_s=60)
+        peer = h2.Peer(connection, patience_s=5)
         peer.greet()
         peer.send(h2.frame(h2.HEADERS, h2.END_HEADERS, 1, block))
         peer.send(h2.frame(h2.DATA, h2.END_STREAM, 1, h2.message(b"")))
-        while 1 not in peer.ended:
-            peer.wait()
+        # Older ones of gRPC say nothing to it.
+        with suppress(TimeoutError):
+            while 1 not in peer.ended:
+                peer.wait()
     with opened(service.grpc) as client:
         client.sample(L=5, seed=1)
     assert_no_traceback(service.lines[told:])
