@@ -79,8 +79,8 @@ class Trainer:
         self.stream: dict[str, Any] = {**SPEC, "batch_size": BATCH_SIZE, "seed": 7}
         arguments = {
             "urls": [url],
-            "record": f"/work/{self.record.name}",
-            "enough": "/work/enough",
+            "record": f"/records/{self.record.name}",
+            "enough": "/records/enough",
             "stream": {**self.stream, "prefetch_bytes": 2**18},
             "count": BATCHES,
             "timeout_s": 10,
@@ -89,7 +89,7 @@ class Trainer:
         self.container = docker(
             *("run", "--detach", "--network", network, "--read-only", "--cap-drop", "ALL"),
             *("--security-opt", "no-new-privileges", "--user", f"{os.getuid()}:{os.getgid()}"),
-            *("--volume", f"{_TESTS}:/trainer/tests:ro", "--volume", f"{folder}:/work"),
+            *("--volume", f"{_TESTS}:/trainer/tests:ro", "--volume", f"{folder}:/records"),
             *("--workdir", "/trainer", "--entrypoint", "python3", "metalm-service"),
             *("-m", "tests.chaos.trainer", json.dumps(arguments)),
         )
