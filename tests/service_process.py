@@ -17,6 +17,7 @@ READY = re.compile(
     r"metalm \S+ ready: (https?://\S+) (grpcs?://\S+) \((\w+) engine\)(?:, admin (\S+))?"
 )
 START_TIMEOUT_S = 60
+PORT_FLAGS = {"http": "--port", "grpc": "--grpc-port"}
 
 
 @dataclass
@@ -28,6 +29,10 @@ class Service:
     grpc: str
     admin: str
     lines: list[str] = field(default_factory=list)
+
+    def port_flag(self, door: str) -> tuple[str, str]:
+        """What has another service listen at the same port of a door."""
+        return PORT_FLAGS[door], getattr(self, door).rpartition(":")[2]
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30) -> int:
         self.process.send_signal(number)

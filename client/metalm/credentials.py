@@ -15,6 +15,7 @@ from typing import Any, Generic, TypedDict, TypeVar
 from urllib.parse import SplitResult
 
 from metalm_proto.errors import InvalidArgument, Unauthenticated
+from metalm_proto.watched import version_of
 
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750, 2.1
 _SECURE = ("https", "grpcs")
@@ -137,7 +138,7 @@ class Credentials:
     def version(self) -> tuple[object, ...]:
         """What is another when `ca`, `cert` or `key` is another file, or has changed."""
         return tuple(
-            _version_of(file) for file in (self.ca, self.cert, self.key) if file is not None
+            version_of(file) for file in (self.ca, self.cert, self.key) if file is not None
         )
 
     @staticmethod
@@ -188,14 +189,6 @@ def _checked_token(text: str) -> str:
         bound = "letters, digits, '-', '.', '_', '~', '+', '/', and '=' at the end"
         raise InvalidArgument("token", Secret(), bound)
     return text
-
-
-def _version_of(file: str | os.PathLike[str]) -> tuple[int, int, int] | None:
-    try:
-        found = os.stat(file)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _check_file(name: str, path: Any) -> bytes:

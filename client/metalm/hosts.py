@@ -7,11 +7,10 @@ import socket
 import threading
 import time
 
-from metalm.transports import checked_url
+from metalm.transports import checked_url, port_of
 
 _EVERY_S = 5.0
 _SOONEST_S = 1.0
-_PORTS = {"http": 80, "https": 443}
 
 
 class Host:
@@ -28,8 +27,8 @@ class Host:
         """Why the name could not be looked up; empty if it could."""
         parts = checked_url(url)
         self._name = parts.hostname or ""
-        self._port = parts.port or _PORTS.get(parts.scheme, 0)
         self._is_name = parts.scheme != "inprocess" and not _is_address(self._name)
+        self._port = port_of(parts) if self._is_name else None
         self._known: tuple[str, ...] = () if self._is_name else ("",)
         self._looking = threading.Lock()
         self._looked_at = float("-inf")

@@ -23,7 +23,7 @@ VERSION = version("metalm")
 
 T = TypeVar("T")
 
-_COME_AGAIN_S = 2.0
+COME_AGAIN_S = 2.0
 """What those are told who find no room. A refusal costs a millisecond: many that ask again every
 second would be a load of their own."""
 
@@ -187,14 +187,14 @@ class Handler:
             if held.requests >= most_requests:
                 raise Overloaded(
                     f"{whose} has {held.requests} requests, as many as may be at one time",
-                    _COME_AGAIN_S,
+                    COME_AGAIN_S,
                 )
             # One request is always allowed.
             if held.requests and held.bytes + reserved > most_bytes:
                 raise Overloaded(
                     f"the request needs {reserved} bytes, and {whose} has {held.bytes} of "
                     f"{most_bytes} in flight",
-                    _COME_AGAIN_S,
+                    COME_AGAIN_S,
                 )
 
     def _forget_if_idle(self, client: str) -> None:

@@ -143,7 +143,7 @@ class _Standing:
             (
                 "generating_threads_limit",
                 config.threads,
-                "Batches made at one time, less one.",
+                "Threads that generate; a batch on its way may take one more turn.",
             ),
         ):
             yield GaugeMetricFamily(f"metalm_{name}", doc, value=float(value))

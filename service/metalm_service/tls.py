@@ -11,8 +11,8 @@ from pathlib import Path
 import grpc
 
 from metalm_proto.errors import InvalidArgument
+from metalm_proto.watched import version_of
 from metalm_service.config import ServerConfig
-from metalm_service.watched import version_of
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metalm_proto.errors import InvalidArgument, Unauthenticated
-from metalm_service.watched import version_of
+from metalm_proto.watched import version_of
 
 SCHEME = "Bearer"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from metalm import MetaLMClient
 from metalm_service.config import COPIES, ServerConfig
@@ -28,7 +29,7 @@ from tests.benchmarks.replica import (
 )
 from tests.service_process import Service
 
-SPEC = {"V": 64, "n": 10, "l": 64, "e": 0.1, "L": 4096}
+SPEC: dict[str, Any] = {"V": 64, "n": 10, "l": 64, "e": 0.1, "L": 4096}
 LOAD = Load(spec=SPEC)
 LOADS = {
     "V=64, 32 x 4096": LOAD,
@@ -116,7 +117,7 @@ def _client(replicas: Sequence[Service], rounds: int, seconds: float) -> None:
 def _consumed(replicas: Sequence[Service], door: str, seconds: float) -> tuple[float, float, float]:
     """Tokens a second, and the cores that the replicas and the client kept busy."""
     urls = [getattr(service, door) for service in replicas]
-    with MetaLMClient(urls) as client, client.batches(**SPEC, batch_size=32, seed=7) as batches:  # type: ignore[arg-type]
+    with MetaLMClient(urls) as client, client.batches(**SPEC, batch_size=32, seed=7) as batches:
         for _ in range(64):
             next(batches)
         processes = [service.process.pid for service in replicas]

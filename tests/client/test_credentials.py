@@ -248,7 +248,7 @@ def test_the_environment_shows_it(guarded: Guarded, door: str) -> None:
     del arguments["batch_size"]
     expected = MetaLMClient().sample(L=64, seed=5).x[0].tolist()
     env = gymnasium.make("meta-lm-v0", **arguments)
-    assert env.unwrapped.data_generator()[0].tolist() == expected  # type: ignore[attr-defined]
+    assert env.get_wrapper_attr("data_generator")()[0].tolist() == expected
     assert TOKEN not in repr(env.spec)
     assert TOKEN not in repr(env)
     env.close()

@@ -23,7 +23,7 @@ import pytest
 from metalm import MetaLMClient, Unauthenticated, Unavailable, UnknownGenerator
 from tests.proxy import Proxy
 from tests.scraped import scrape
-from tests.service_process import Service, running
+from tests.service_process import PORT_FLAGS, Service, running
 
 RUN: dict[str, Any] = {"V": 64, "n": 8, "l": 8.0, "L": 64, "seed": 5, "batch_size": 16}
 SMALL: dict[str, Any] = {"prefetch_bytes": 2**17}
@@ -133,8 +133,6 @@ def test_a_rolling_restart_is_not_seen(door: str, caplog: pytest.LogCaptureFixtu
 def test_all_are_down_and_one_comes_back(door: str) -> None:
     with ExitStack() as stack:
         first = stack.enter_context(running())
-        flag = "--port" if door == "http" else "--grpc-port"
-        port = getattr(first, door).rpartition(":")[2]
         client = stack.enter_context(MetaLMClient([getattr(first, door), NOBODY[door]]))
         batches = stack.enter_context(client.batches(**RUN, count=200, prefetch_bytes=0))
         found = [batch.digest for batch in islice(batches, 50)]
@@ -143,7 +141,7 @@ def test_all_are_down_and_one_comes_back(door: str) -> None:
         with futures.ThreadPoolExecutor(1) as pool:
             rest = pool.submit(lambda: [batch.digest for batch in batches])
             time.sleep(1)
-            stack.enter_context(running(flag, port))
+            stack.enter_context(running(*first.port_flag(door)))
             found += rest.result(60)
         assert found == true_digests(200)
 
@@ -152,11 +150,10 @@ def test_all_are_down_and_one_comes_back(door: str) -> None:
 def test_a_client_may_be_there_before_the_server(door: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    flag = "--port" if door == "http" else "--grpc-port"
     with MetaLMClient(f"{door}://127.0.0.1:{port}") as client:
         with futures.ThreadPoolExecutor(1) as pool:
             found = pool.submit(digests, client, 50)
-            with running(flag, str(port)):
+            with running(PORT_FLAGS[door], str(port)):
                 assert found.result(60) == true_digests(50)
 
 
@@ -321,9 +318,8 @@ def test_all_addresses_of_a_name_are_used_and_followed(
 ) -> None:
     caplog.set_level(logging.INFO, "metalm")
     names = Names(monkeypatch)
-    flag = "--port" if door == "http" else "--grpc-port"
     with running() as one:
-        port = getattr(one, door).rpartition(":")[2]
+        flag, port = one.port_flag(door)
         with running("--host", "127.0.0.2", flag, port) as two:
             names.addresses = ["127.0.0.1", "127.0.0.2"]
             with MetaLMClient(f"{door}://metalm.test:{port}") as client:
@@ -364,8 +360,6 @@ def test_the_fallback_gives_the_same_and_gives_way_again(
 ) -> None:
     with ExitStack() as stack:
         first = stack.enter_context(running())
-        flag = "--port" if door == "http" else "--grpc-port"
-        port = getattr(first, door).rpartition(":")[2]
         client = stack.enter_context(MetaLMClient(getattr(first, door), fallback="inprocess"))
         batches = stack.enter_context(client.batches(**RUN, **SMALL))
         found = [next(batches).digest for _ in range(100)]
@@ -374,7 +368,7 @@ def test_the_fallback_gives_the_same_and_gives_way_again(
         warnings = [record.getMessage() for record in caplog.records if record.levelno >= 30]
         assert len(warnings) == 1
         assert "generated in this process" in warnings[0]
-        second = stack.enter_context(running(flag, port))
+        second = stack.enter_context(running(*first.port_flag(door)))
         until = time.monotonic() + 60
         while not asked(second) or "answers again" not in caplog.text:
             assert time.monotonic() < until
@@ -431,8 +425,6 @@ def test_a_service_that_was_well_is_waited_for_whoever_else_refuses(door: str) -
     """One replica does not take the token, and the other restarts."""
     with ExitStack() as stack:
         first = stack.enter_context(running())
-        flag = "--port" if door == "http" else "--grpc-port"
-        port = getattr(first, door).rpartition(":")[2]
         refusing, _ = stack.enter_context(answering("401 Unauthorized", {}))
         client = stack.enter_context(MetaLMClient([refusing, getattr(first, door)]))
         batches = stack.enter_context(client.batches(**RUN, count=200, prefetch_bytes=0))
@@ -441,7 +433,7 @@ def test_a_service_that_was_well_is_waited_for_whoever_else_refuses(door: str) -
         with futures.ThreadPoolExecutor(1) as pool:
             rest = pool.submit(lambda: [batch.digest for batch in batches])
             time.sleep(1)
-            stack.enter_context(running(flag, port))
+            stack.enter_context(running(*first.port_flag(door)))
             found += rest.result(60)
         assert found == true_digests(200)
 

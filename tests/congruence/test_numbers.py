@@ -16,20 +16,10 @@ from metalm_proto.errors import InvalidArgument, MetaLMError
 from metalm_proto.fields import U64, Field
 from metalm_proto.spec import BATCH_SIZE, SEED, SPEC_FIELDS, START, STRIDE
 from metalm_proto.v1 import metalm_pb2 as pb
-from tests.fuzz.bounds import Verdict, grpc_verdict, http_verdict, message_of
+from tests.fuzz.bounds import SMALL, Verdict, grpc_verdict, http_verdict, message_of
 from tests.service_process import Service
 from tests.vitals import peak_mib
 
-SMALL: dict[str, Any] = {
-    "V": 9,
-    "n": 2,
-    "l": 3.0,
-    "L": 20,
-    "seed": 1,
-    "start": 0,
-    "samples": 3,
-    "batch_size": 2,
-}
 FIELDS = (*(f for f in SPEC_FIELDS if f.kind in (int, float)), SEED, START, BATCH_SIZE, STRIDE)
 VALUES = (-1, 0, 2**31, 2**63 - 1, 2**64, 10**12, math.nan, math.inf, -math.inf, "1e400", "-1e400", "5", "true", "", " 7", "0x10", "1_000", "٣")  # fmt: skip
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import trustme
 import urllib3
@@ -21,7 +22,7 @@ from tests.docker.scale import docker, wait_until
 from tests.kubernetes.manifests import FOLDER, built, only
 
 TOKEN = "one-of-the-tokens-of-this-test"
-STREAM = {"V": 64, "L": 256, "batch_size": 8, "seed": 7, "count": 20}
+STREAM: dict[str, Any] = {"V": 64, "L": 256, "batch_size": 8, "seed": 7, "count": 20}
 
 
 def write_secrets(folder: Path, group: int) -> Path:
@@ -75,9 +76,9 @@ def check(container: str, ca: Path) -> None:
     assert pool.request("GET", f"http://{places[9090]}/readyz").status == 200
     for url in (f"https://{places[8000]}", f"grpcs://{places[50051]}"):
         with MetaLMClient(url, ca=str(ca), token=TOKEN) as client:
-            given = [batch.digest for batch in client.batches(**STREAM)]  # type: ignore[arg-type]
+            given = [batch.digest for batch in client.batches(**STREAM)]
         with MetaLMClient("inprocess:") as twin:
-            assert given == [batch.digest for batch in twin.batches(**STREAM)]  # type: ignore[arg-type]
+            assert given == [batch.digest for batch in twin.batches(**STREAM)]
         for token in (None, "another"):
             with MetaLMClient(url, ca=str(ca), token=token) as client:
                 refused(client, Unauthenticated)

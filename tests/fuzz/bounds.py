@@ -60,7 +60,7 @@ _ALL = (
     BATCH_SIZE,
     STRIDE,
 )
-_SMALL: dict[str, Any] = {
+SMALL: dict[str, Any] = {
     "V": 9,
     "n": 2,
     "l": 3.0,
@@ -76,7 +76,7 @@ _SMALL: dict[str, Any] = {
 def _requests(draw: st.DrawFn) -> dict[str, Any]:
     """A small request of which some fields have been set to something else."""
     chosen = draw(st.lists(st.sampled_from(_ALL), min_size=1, max_size=4, unique=True))
-    return {**_SMALL, **{field.name: draw(_values(field)) for field in chosen}}
+    return {**SMALL, **{field.name: draw(_values(field)) for field in chosen}}
 
 
 def bounds(target: Target, cases: int, source: random.Random) -> Tally:

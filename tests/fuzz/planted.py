@@ -34,7 +34,7 @@ def plant() -> None:
         return accepted(header, choices) if header.count(",") < 100 else choices[99]
 
     messages.spec_from_message = fragile
-    handler.Handler.admit = leaking  # type: ignore[method-assign]
+    handler.Handler.admit = leaking  # type: ignore[method-assign]  # planted
     formats._accepted = choosy
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,8 +137,8 @@ def main() -> None:
                 expected = {door: float(sums[name]) for door, sums in counted.items()}
                 eventually(
                     f"metalm_{name}_total as the client counted",
-                    lambda name=name: server.query(f"sum by (door) (metalm_{name}_total)"),  # type: ignore[misc]
-                    lambda found, expected=expected: found == expected,  # type: ignore[misc]
+                    partial(server.query, f"sum by (door) (metalm_{name}_total)"),
+                    partial(operator.eq, expected),
                 )
             refusals = 'sum by (door) (metalm_refusals_total{reason="LIMIT_EXCEEDED"})'
             eventually(

@@ -34,9 +34,8 @@ ARROWS = {
         "metalm_service.handler",
     },
     "metalm_service.logs": {"metalm_service.calls", "metalm_service.config"},
-    "metalm_service.watched": set(),
-    "metalm_service.tokens": {"metalm_proto", "metalm_service.watched"},
-    "metalm_service.tls": {"metalm_proto", "metalm_service.config", "metalm_service.watched"},
+    "metalm_service.tokens": {"metalm_proto"},
+    "metalm_service.tls": {"metalm_proto", "metalm_service.config"},
     "metalm_service.ahead": {"metalm_proto", "metalm_service.handler"},
     "metalm_service.grpc": {
         "metalm_proto",

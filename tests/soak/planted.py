@@ -43,7 +43,7 @@ def plant() -> None:
         batch.y[-1, -1] ^= 1
         return replace(batch, digest=digest_of(batch.x, batch.y))
 
-    handler.Handler.admit = refusing  # type: ignore[method-assign]
+    handler.Handler.admit = refusing  # type: ignore[method-assign]  # planted
     engine.make_batch = altering
 
 

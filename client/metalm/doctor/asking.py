@@ -24,7 +24,7 @@ from metalm_proto.errors import (
 
 T = TypeVar("T")
 
-_BRIEFLY_S = 3.0
+BRIEFLY_S = 3.0
 _OTHERS = {
     "http": ("https", "grpc", "grpcs"),
     "https": ("http", "grpcs", "grpc"),
@@ -61,7 +61,7 @@ def _better_url(target: Target, credentials: Credentials, error: MetaLMError) ->
         # No token is shown to what may be somebody else.
         shown = NOBODY if credentials.ca is None else Credentials(ca=credentials.ca)
         with closing(
-            connect(url, timeout_s=_BRIEFLY_S, address=target.address, credentials=shown)
+            connect(url, timeout_s=BRIEFLY_S, address=target.address, credentials=shown)
         ) as door:
             try:
                 door.describe(None)

@@ -14,12 +14,10 @@ from urllib.parse import SplitResult
 
 from metalm.credentials import Credentials
 from metalm.doctor.findings import Finding, Stop
-from metalm.transports import tls
+from metalm.transports import port_of, tls
+from metalm.transports.base import CONNECT_S
 from metalm_proto.errors import MetaLMError, one_line
 
-_CONNECT_S = 3.0
-"""As long as a trainer's client waits for a connection."""
-_PORTS = {"http": 80, "https": 443}
 _RENEW_DAYS = 14
 # OpenSSL's numbers (X509_V_ERR_…), which ssl hands on.
 _EXPIRED, _WRONG_NAMES = (9, 10), (62, 64)
@@ -41,10 +39,6 @@ class Target:
     @property
     def place(self) -> tuple[str, int]:
         return self.address, port_of(self.parts)
-
-
-def port_of(parts: SplitResult) -> int:
-    return parts.port or _PORTS[parts.scheme]
 
 
 def targets(url: str, parts: SplitResult) -> list[Target]:
@@ -72,7 +66,7 @@ def connection(target: Target) -> Finding:
     address, port = target.place
     began = time.monotonic()
     try:
-        socket.create_connection(target.place, _CONNECT_S).close()
+        socket.create_connection(target.place, CONNECT_S).close()
     except OSError as error:
         said, mend = _unreachable(error, address, port)
         raise Stop("connection", target.name, said, mend) from error
@@ -88,7 +82,7 @@ def _unreachable(error: OSError, address: str, port: int) -> tuple[str, str]:
             "its own the service listens only where METALM_HOST says so"
         )
     if isinstance(error, TimeoutError):
-        return f"no answer from port {port} of {address} within {_CONNECT_S:g} s", (
+        return f"no answer from port {port} of {address} within {CONNECT_S:g} s", (
             "look for a firewall or a network policy on the way, and whether the machine is up"
         )
     said = f"no way to port {port} of {address}: {error.strerror or error}"

@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from metalm.client import MetaLMClient
 from metalm.credentials import Credentials
-from metalm.doctor.asking import asked
+from metalm.doctor.asking import BRIEFLY_S, asked
 from metalm.doctor.findings import Finding, Stop
 from metalm.doctor.network import Target
 from metalm.transports import connect
@@ -26,16 +26,15 @@ from metalm_proto.errors import (
     Unavailable,
     one_line,
 )
-from metalm_proto.spec import GENERATOR, BatchRequest, Spec, Split
+from metalm_proto.spec import GENERATOR, BatchRequest, Profile, Spec, Split
 
-_BRIEFLY_S = 3.0
 _LATENCIES = 20
 _MOST_TOKENS = 2**18
 """Of what is generated here for comparison: numpy, where there is no kernel, takes a second."""
 _KNOWN = (
     (Spec(L=512), Split.TRAIN),
     (Spec(V=300, n=5, l=12, e=0.3, L=300, mask_ratio=0.5), Split.VALIDATION),
-    (Spec(V=70_000, n=3, l=4, L=200, profile="metagym", language=9), Split.TEST),  # type: ignore[arg-type]
+    (Spec(V=70_000, n=3, l=4, L=200, profile=Profile.METAGYM, language=9), Split.TEST),
 )
 """One of each size of token, so that every way to write a batch is looked at."""
 
@@ -136,7 +135,7 @@ def _bytes(target: Target, credentials: Credentials, door: Transport, wanted: Wa
         asked("bytes", target, credentials, partial(_batch, door, request)) for request in requests
     ]
     try:
-        here = connect("inprocess:", timeout_s=_BRIEFLY_S)
+        here = connect("inprocess:", timeout_s=BRIEFLY_S)
     except ModuleNotFoundError:
         mend = "install metalm as a whole to compare them with what this process generates"
         said = "their digests are right, and nothing else was compared"

@@ -8,6 +8,7 @@ from metalm.credentials import NOBODY, Credentials
 from metalm.transports.base import Transport
 from metalm_proto.errors import InvalidArgument
 
+_PORTS = {"http": 80, "https": 443}
 _BOUND = "inprocess:, http://HOST:PORT, https://HOST:PORT, grpc://HOST:PORT or grpcs://HOST:PORT"
 
 
@@ -41,6 +42,11 @@ def _without_secrets(parts: SplitResult) -> str:
     place = parts.netloc.rpartition("@")[2]
     shown = "***@" * ("@" in parts.netloc) + place
     return parts._replace(netloc=shown, query="***" * bool(parts.query), fragment="").geturl()
+
+
+def port_of(parts: SplitResult) -> int:
+    """The port that a checked URL of a service means."""
+    return parts.port or _PORTS[parts.scheme]
 
 
 def connect(

@@ -11,6 +11,9 @@ from metalm_proto.description import Description
 from metalm_proto.errors import CorruptBatch, Unavailable
 from metalm_proto.spec import BatchRequest, Spec
 
+CONNECT_S = 3.0
+"""A host that takes longer to accept a connection is not there; another may be."""
+
 
 class Transport(Protocol):
     """A door to a generator. All doors give the same bytes and raise the same errors."""

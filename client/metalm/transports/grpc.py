@@ -18,7 +18,7 @@ from grpc_status import rpc_status
 
 from metalm.credentials import NOBODY, Credentials, Renewed
 from metalm.transports import tls
-from metalm.transports.base import BatchStream, Transport
+from metalm.transports.base import CONNECT_S, BatchStream, Transport
 from metalm.transports.relay import RelayTransport
 from metalm_proto import errors, messages, wire
 from metalm_proto.batch import Batch
@@ -27,7 +27,6 @@ from metalm_proto.spec import BatchRequest, Spec
 from metalm_proto.v1 import metalm_pb2 as pb
 
 _SERVICE = "/" + pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
-_CONNECT_MS = 3000
 
 
 _used_by: list[int] = []
@@ -65,7 +64,7 @@ class GrpcTransport:
         options: list[tuple[str, Any]] = [
             ("grpc.max_receive_message_length", -1),
             # Despite its name, what an attempt to connect may take at most.
-            ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
+            ("grpc.min_reconnect_backoff_ms", int(CONNECT_S * 1000)),
             # Otherwise a new channel would be given the connection of the last one.
             ("grpc.use_local_subchannel_pool", 1),
         ]
@@ -200,7 +199,7 @@ class GrpcTransport:
         """Why TLS lets nobody through, where that is why nobody was reached."""
         if not self._secure:
             return None
-        context, timeout_s = self._credentials.context(), min(self._timeout_s, _CONNECT_MS / 1000)
+        context, timeout_s = self._credentials.context(), min(self._timeout_s, CONNECT_S)
         return tls.examine(self._url, self._place, self._host, context, timeout_s)
 
 

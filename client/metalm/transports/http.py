@@ -16,7 +16,7 @@ from urllib3 import exceptions
 
 from metalm.credentials import NOBODY, Credentials, Renewed
 from metalm.transports import tls
-from metalm.transports.base import BatchStream
+from metalm.transports.base import CONNECT_S, BatchStream
 from metalm_proto import query, wire
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
@@ -40,8 +40,6 @@ _LARGEST_MESSAGE = 2**31
 _UNKNOWN_FIELDS = 4096
 """Bytes that a newer service may have to say beside what is known here."""
 _LARGEST_JSON = 2**20
-_CONNECT_S = 3.0
-"""A host that takes longer to accept a connection is not there; another may be."""
 _DAMAGED = 64
 """Requests, the last ones, whose answers came damaged: a cache on the way may have kept them, and
 is asked past when they are asked again."""
@@ -142,7 +140,7 @@ class HttpTransport:
                 "GET",
                 f"{self._base}{path}?{urlencode(pairs)}",
                 headers=headers,
-                timeout=urllib3.Timeout(connect=min(timeout_s, _CONNECT_S), read=timeout_s),
+                timeout=urllib3.Timeout(connect=min(timeout_s, CONNECT_S), read=timeout_s),
                 # Nobody else is to be shown the credentials.
                 redirect=False,
                 preload_content=False,
@@ -163,7 +161,7 @@ class HttpTransport:
         except exceptions.NewConnectionError as error:
             raise Unreachable(f"{self._url}: cannot connect: {_cause(error)}") from error
         except exceptions.ConnectTimeoutError as error:
-            message = f"{self._url}: cannot connect within {min(timeout_s, _CONNECT_S):g} s"
+            message = f"{self._url}: cannot connect within {min(timeout_s, CONNECT_S):g} s"
             raise Unreachable(message) from error
         except exceptions.TimeoutError as error:
             message = f"{self._url}: no sign of the service for {timeout_s:g} s"

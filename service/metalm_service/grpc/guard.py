@@ -20,9 +20,8 @@ from metalm_service.grpc.behaviours import (
 )
 from metalm_service.grpc.calls import CallContext
 from metalm_service.grpc.status import abort
+from metalm_service.handler import COME_AGAIN_S
 from metalm_service.tokens import Tokens
-
-_COME_AGAIN_S = 2.0
 
 
 class Guard(grpc.ServerInterceptor):
@@ -40,10 +39,10 @@ class Guard(grpc.ServerInterceptor):
     def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler: Any = continuation(handler_call_details)
+        handler = continuation(handler_call_details)
         service = service_of(handler_call_details.method)
         if handler is None or service not in self._places:
-            return handler  # type: ignore[no-any-return]
+            return handler
         guarding = self._iterating if is_iterating(handler) else self._answering
         return with_behaviour(handler, guarding(service, behaviour_of(handler)))
 
@@ -71,7 +70,7 @@ class Guard(grpc.ServerInterceptor):
         place = self._places[service]
         if not place.acquire(blocking=False):
             full = f"{service} has {self._most[service]} calls, as many as may be at one time"
-            abort(context, errors.Overloaded(full, _COME_AGAIN_S))
+            abort(context, errors.Overloaded(full, COME_AGAIN_S))
         try:
             yield
         finally:

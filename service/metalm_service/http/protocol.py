@@ -51,6 +51,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._progress_at = self.loop.time()
         self._unsent_before = 0
 
+    # As uvicorn's own: of transports in general, a connection has one that is read and written.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self._limits.max_connections:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 
-def version_of(file: str) -> tuple[int, int, int] | None:
+def version_of(file: str | os.PathLike[str]) -> tuple[int, int, int] | None:
     """What is another one when the file is; None where there is none."""
     try:
         found = os.stat(file)
