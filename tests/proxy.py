@@ -45,7 +45,7 @@ class Proxy:
         self.connections = 0
         self._armed: deque[Fault] = deque()
         self._carried_at: dict[asyncio.StreamWriter, float] = {}
-        self._connected: set[asyncio.Task[None]] = set()
+        self._connected: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._socket = socket.create_server(("127.0.0.1", port))
         self.url = f"{parts.scheme}://127.0.0.1:{self._socket.getsockname()[1]}"
         self._loop = asyncio.new_event_loop()
@@ -85,17 +85,22 @@ class Proxy:
         return sum(carried_at > since for carried_at in list(self._carried_at.values()))
 
     async def _run(self) -> None:
-        server = await asyncio.start_server(self._connect, sock=self._socket)
+        server = await asyncio.start_server(self._accept, sock=self._socket)
         await self._stopped.wait()
         server.close()
-        for task in self._connected:
+        left = dict(self._connected)
+        for task, writer in left.items():
             task.cancel()
-        await asyncio.gather(*self._connected, return_exceptions=True)
+            # One that was accepted just now has a task that has not begun, and never will.
+            _reset(writer)
+        await asyncio.gather(*left, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._connect(reader, writer))
+        self._connected[task] = writer
+        task.add_done_callback(self._connected.pop)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connected.add(task)
         try:
             await self._pass_on(reader, writer)
         except OSError:  # either side went away
@@ -103,7 +108,6 @@ class Proxy:
         except asyncio.CancelledError:
             _reset(writer)
         finally:
-            self._connected.discard(task)
             self._carried_at.pop(writer, None)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -120,11 +124,14 @@ class Proxy:
             for task in done:
                 task.result()
         finally:
+            # At once: the end of the proxy may cancel the wait below.
+            _reset(above_writer)
             for task in (asking, answering):
                 task.cancel()
-            await asyncio.gather(asking, answering, return_exceptions=True)
-            _reset(above_writer)
-            writer.close()
+            try:
+                await asyncio.gather(asking, answering, return_exceptions=True)
+            finally:
+                writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(2**16):
