@@ -53,17 +53,24 @@ class Load:
     def __init__(self, url: str, seconds: float, clients: Sequence[dict[str, Any]]) -> None:
         host, port = url.partition("://")[2].split(":")
         self._seconds = seconds
-        # They begin together, when the last of them has started.
-        begin = time.time() + 1.5
-        place = {"host": host, "port": int(port), "begin": begin, "until": begin + seconds}
         self._processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "tests.load.reader", json.dumps({**place, "client": each})],
+                [sys.executable, "-m", "tests.load.reader"],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            for each in clients
+            for _ in clients
         ]
+        # All of them have started before the first begins: what that takes is no part of the load.
+        for process in self._processes:
+            assert process.stdout and process.stdout.readline() == "ready\n"
+        begin = time.time() + 0.1
+        place = {"host": host, "port": int(port), "begin": begin, "until": begin + seconds}
+        for process, each in zip(self._processes, clients, strict=True):
+            assert process.stdin
+            process.stdin.write(json.dumps({**place, "client": each}) + "\n")
+            process.stdin.flush()
 
     def tallies(self) -> list[Tally]:
         found = []
