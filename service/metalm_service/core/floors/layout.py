@@ -28,8 +28,8 @@ class Layout:
 
     position: one bin a step. segment: 128 steps each, the last may be smaller. cumulative: from
     the beginning to the end of a segment; here the mean is over sequences, of the sum. overall,
-    plateau: all steps, and those from L // 2 on. exposure, lag (at fixed exposure), offset (of elements that
-    were not, and that were, spoken in full before): of the target token.
+    plateau: all steps, and those from L // 2 on. exposure, lag (at fixed exposure), offset (of
+    elements that were not, and that were, spoken in full before): of the target token.
     """
 
     length: int
