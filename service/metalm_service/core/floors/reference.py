@@ -43,8 +43,7 @@ def distributions(spec: Spec, seed: int, split: Split, index: int, name: str) ->
     if name == named.SUFFIX:
         return suffix(world, sample.x)
     if name == named.KNOWN:
-        speaker = index if spec.language is None else spec.language
-        return _listen(world, sample.x, _Native(world, *language(spec, seed, split, speaker)))
+        return _listen(world, sample.x, _Native(world, *language(spec, seed, split, index)))
     window = named.window_of(name)
     if window is not None:
         return windowed(world, sample, window)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from metalm_proto.spec import Spec, Split
 from metalm_service.core import engine, reference
 
 Ints = NDArray[np.int32]
+Elements = tuple[Ints, NDArray[np.int64]]
 
 NEVER = -1
 """The lag of what was not spoken before."""
@@ -78,11 +80,17 @@ def targets(spec: Spec, seed: int, split: Split, first: int, count: int) -> Targ
     return Targets(element, offset, exposure, lag)
 
 
-def language(spec: Spec, seed: int, split: Split, index: int) -> tuple[Ints, NDArray[np.int64]]:
+def language(
+    spec: Spec, seed: int, split: Split, index: int, proceed: Callable[[], None] = lambda: None
+) -> Elements:
     """The elements that sample `index` may speak: their tokens, int32, one element after another,
-    and where each begins and the last one ends, int64 [k + 1]."""
+    and where each begins and the last one ends, int64 [k + 1].
+
+    `proceed` is called again and again; what it raises ends the work.
+    """
+    index = index if spec.language is None else spec.language
     usable = spec.usable_elements
-    told = reference.language(replace(spec, n=spec.n), seed, split, index, lambda: None)
+    told = reference.language(spec, seed, split, index, proceed)
     bounds = np.zeros(usable + 1, np.int64)
     np.cumsum(told.lengths[:usable], out=bounds[1:])
     return told.tokens[: bounds[-1]].astype(np.int32), bounds
