@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metalm_proto.spec import Spec, Split
+from metalm_proto.spec import BatchRequest, Spec, Split
 from metalm_service.core.floors import predictors as named
 from metalm_service.core.floors.channel import Channel, Floats, Lengths
 from metalm_service.core.floors.streams import Elements, Stream, language, stream
@@ -33,16 +33,17 @@ def losses(
     [first, first + count).
 
     Predictors: see `metalm_service.core.floors`. `proceed` is called before every sample, and what
-    it raises ends the work. Raises InvalidArgument for a name that is no predictor, and
-    ModuleNotFoundError without numba.
+    it raises ends the work. Raises InvalidArgument for a name that is no predictor, or for samples
+    that there are not, and ModuleNotFoundError without numba.
     """
     names = named.checked(predictors)
+    asked = BatchRequest.single(spec=spec, seed=seed, split=split, first=first, size=count)
     if find_spec("numba") is None:
         raise ModuleNotFoundError("the floors need numba: pip install '.[core]'", name="numba")
     result = {name: np.empty((count, spec.L), np.float32) for name in names}
     task = _Task.of(spec)
     elements: Elements | None = None
-    for row, index in enumerate(range(first, first + count)):
+    for row, index in enumerate(range(asked.start, asked.stop)):
         proceed()
         sample = stream(spec, seed, split, index)
         if named.KNOWN in names and (elements is None or spec.language is None):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from metalm_proto.spec import Spec, Split
+from metalm_proto.spec import BatchRequest, Spec, Split
 from metalm_service.core import engine, reference
 
 Ints = NDArray[np.int32]
@@ -64,11 +64,15 @@ def stream(spec: Spec, seed: int, split: Split, index: int) -> Stream:
 
 
 def targets(spec: Spec, seed: int, split: Split, first: int, count: int) -> Targets:
-    """Where the targets of the samples [first, first + count) come from."""
+    """Where the targets of the samples [first, first + count) come from.
+
+    Raises InvalidArgument for samples that there are not.
+    """
+    asked = BatchRequest.single(spec=spec, seed=seed, split=split, first=first, size=count)
     element, offset, exposure, lag = np.empty((4, count, spec.L), np.int32)
     positions = np.arange(1, spec.L + 1)
-    for row in range(count):
-        spoken = stream(spec, seed, split, first + row)
+    for row, index in enumerate(range(asked.start, asked.stop)):
+        spoken = stream(spec, seed, split, index)
         starts = spoken.starts
         repetition = np.searchsorted(starts, positions, side="right") - 1
         before, last = _earlier(spoken.elements)
