@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
@@ -25,6 +26,7 @@ from metalm.eval import (
     report_schema,
 )
 from metalm.eval.published import published_curves
+from metalm.eval.text import report_text
 from tests.client.evaluated import SAMPLES, SEED, SPEC, evaluated, predictions
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -183,10 +185,22 @@ def test_a_picture_of_floors_has_the_published_curves(tmp_path: Path) -> None:
     assert document["closed_forms"]["horizon_tokens"] == 1980
 
 
-def test_the_shortest_samples_can_be_reported(tmp_path: Path) -> None:
-    evaluator = Evaluator(replace(SPEC, L=1), SEED)
-    evaluator.update(0, predictions("uniform")[:4, :1])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        replace(SPEC, L=1),
+        Spec(V=2, n=2, l=3, e=0.5, L=200, profile="metagym"),  # a single symbol: nothing to learn
+        Spec(V=2, n=1, l=0.5, e=0, L=129, mask_ratio=1),
+        Spec(V=1000, n=2000, l=50, e=0.9, L=300, language=3),
+    ],
+)
+def test_odd_specs_can_be_reported(spec: Spec, tmp_path: Path) -> None:
+    evaluator = Evaluator(spec, SEED)
+    evaluator.update(0, np.full((4, spec.L), -np.log(spec.vocabulary)))
     found = evaluator.report()
-    plot_reports(found, tmp_path / "short.png")
-    assert found.memory is not None
-    assert found.memory.windows[0].window == 1
+    plot_reports(found, tmp_path / "odd.png")
+    assert report_text(found).startswith("model on V=")
+    told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    Draft202012Validator(report_schema()).validate(told)
+    assert Report.from_dict(told) == found
+    plot_floors(floors(spec, SEED, samples=2), tmp_path / "odd.svg")

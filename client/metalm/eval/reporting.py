@@ -76,8 +76,10 @@ def make_report(
         cumulative=Cumulative(
             **total,
             learning_cost_nats=cost,
-            over_greedy_languages=total["over_greedy"].mean / cost,
-            over_genie_languages=total["over_genie"].mean / cost,
+            **{
+                f"{field}_languages": one.mean / cost if cost else None
+                for field, one in total.items()
+            },
         ),
         memory=_memory(tally, evaluation_set, sequences[1]) if memory else None,
         closed_forms=forms,
