@@ -12,7 +12,7 @@ from typing import Any
 from metalm.eval.evaluation_set import EvaluationSet
 from metalm.eval.report import Estimate, Table
 from metalm.eval.reporting import curve_table, estimate
-from metalm_proto.spec import Spec, Split
+from metalm_proto.spec import SEED, SPLIT, Spec, Split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,7 +69,9 @@ def floors(
     from metalm_service.core.floors import LADDER
     from metalm_service.core.floors.summary import summarise
 
-    summary = summarise(spec, seed, split, first, samples, predictors or LADDER)
+    summary = summarise(
+        spec, SEED.check(seed), SPLIT.check(split), first, samples, predictors or LADDER
+    )
     names = summary.predictors
     parts = [part for part in summary.tally.layout.parts if part not in ("overall", "plateau")]
     return Floors(
