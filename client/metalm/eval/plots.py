@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metalm.eval.floors import Floors
+from metalm.eval.ladder import Floors
 from metalm.eval.published import published_curves
 from metalm.eval.report import Report, Table
 from metalm.eval.text import set_line
