@@ -20,7 +20,7 @@ _COME_AGAIN_S = 2.0
 _IDLE_S = 300.0
 """After so long without a question the worker, which has a hundred MiB, is ended."""
 _KEPT_BYTES = 32 * 2**20
-MOST_STEPS = 2**19
+MOST_STEPS = 2**17
 """L at most: so that the worker has its memory, too, within bounds."""
 
 
