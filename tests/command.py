@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,9 +11,13 @@ from collections.abc import Callable
 COMMAND = [sys.executable, "-m", "metalm"]
 
 
-def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+def run(
+    *arguments: str, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     """The command, run to its end; with `check`, one that must succeed."""
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True)
+    done = subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, env={**os.environ, **environment}
+    )
     if check:
         assert done.returncode == 0, done.stderr.decode()
     return done

@@ -21,9 +21,10 @@ import grpc
 import pytest
 
 from metalm import MetaLMClient, Unauthenticated, Unavailable, UnknownGenerator
+from tests.forked import running
 from tests.proxy import Proxy
 from tests.scraped import scrape
-from tests.service_process import PORT_FLAGS, Service, running
+from tests.service_process import PORT_FLAGS, Service
 
 RUN: dict[str, Any] = {"V": 64, "n": 8, "l": 8.0, "L": 64, "seed": 5, "batch_size": 16}
 SMALL: dict[str, Any] = {"prefetch_bytes": 2**17}

@@ -22,7 +22,8 @@ from metalm import Batch, InvalidArgument, MetaLMClient, Spec
 from metalm.files.base import batch_size_for
 from metalm.files.single import write
 from metalm_proto.spec import BatchRequest, Split
-from tests.command import COMMAND, run, wait_until
+from tests.command import COMMAND, wait_until
+from tests.forked import run
 from tests.service_process import Service
 
 FORMATS = ["text", "npz", "parquet", "arrow", "jsonl"]

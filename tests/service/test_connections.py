@@ -21,7 +21,8 @@ from metalm_proto import messages
 from metalm_proto.spec import BatchRequest, Spec
 from metalm_proto.v1 import metalm_pb2_grpc
 from tests.door import opened
-from tests.service_process import Service, running
+from tests.forked import running
+from tests.service_process import Service
 
 LIMITS = ("--request-timeout-s", "1", "--stall-timeout-s", "1", "--max-connections", "50")
 GET = b"GET /sample?V=4&n=2&L=12&seed=0 HTTP/1.1\r\nHost: a\r\n"

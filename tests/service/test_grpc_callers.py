@@ -23,9 +23,10 @@ from metalm_proto.v1 import metalm_pb2_grpc
 from metalm_service.calls import client_of
 from metalm_service.grpc.stalls import StallWatch
 from tests.door import eventually, opened
+from tests.forked import running
 from tests.fuzz import h2
 from tests.scraped import scrape, scraped_when
-from tests.service_process import Service, running
+from tests.service_process import Service
 from tests.vitals import vitals
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -28,8 +28,10 @@ from metalm import (
     Unavailable,
 )
 from metalm.transports.base import BatchStream
+from tests import service_process
 from tests.door import eventually, opened
-from tests.service_process import Service, metalm, running
+from tests.forked import metalm, running
+from tests.service_process import Service
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +279,7 @@ def assert_running(service: Service) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_an_idle_service_with_zero(number: signal.Signals) -> None:
-    with running() as service:
+    with service_process.running() as service:
         assert service.stop(number) == 0
 
 
@@ -346,7 +348,9 @@ def test_a_reader_that_never_reads_does_not_hold_up_the_end(door: str) -> None:
 def starting_cold(cache: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A service that has its kernels to compile first, and its HTTP port, which answers."""
     port = free_port()
-    process = metalm("serve", "--port", str(port), "--grpc-port", "0", NUMBA_CACHE_DIR=str(cache))
+    process = service_process.metalm(
+        "serve", "--port", str(port), "--grpc-port", "0", NUMBA_CACHE_DIR=str(cache)
+    )
     try:
         until = time.monotonic() + 60
         while time.monotonic() < until:
