@@ -12,6 +12,12 @@ hypothesis.settings.register_profile("metalm", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("metalm")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """With `-n auto`: twice as many as there are cores, as many tests wait for time-outs."""
+    return 2 * len(os.sched_getaffinity(0))
+
+
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
     """A running service, shared: tests leave it as they found it."""
