@@ -7,8 +7,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 COMMAND = [sys.executable, "-m", "metalm"]
+
+
+class Process(Protocol):
+    """What can be asked whether it has ended."""
+
+    def poll(self) -> int | None: ...
 
 
 def run(
@@ -23,7 +30,7 @@ def run(
     return done
 
 
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_until(happened: Callable[[], bool], process: Process) -> None:
     """Returns as soon as something has happened that the process does before it ends."""
     until = time.monotonic() + 60
     while not happened():

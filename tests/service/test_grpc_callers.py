@@ -253,7 +253,7 @@ def test_readers_are_watched_while_the_service_drains() -> None:
     with running(*flags) as service, channel_to(service) as channel:
         stub = metalm_pb2_grpc.MetaLMServiceStub(channel)
         request = pb.StreamBatchesRequest(
-            spec=pb.Spec(sequence_length=2**14), seed=1, samples=2**14, batch_size=64
+            spec=pb.Spec(sequence_length=2**14), seed=1, samples=2**14, batch_size=16
         )
         call = stub.StreamBatches(request)
         next(call)
