@@ -14,8 +14,9 @@ hypothesis.settings.load_profile("metalm")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """With `-n auto`: twice as many as there are cores, as many tests wait for time-outs."""
-    return 2 * len(os.sched_getaffinity(0))
+    """With `-n auto`: more than there are cores where these are few, as many tests wait."""
+    cores = len(os.sched_getaffinity(0))
+    return max(cores, min(2 * cores, 8))
 
 
 @pytest.fixture(scope="session")
