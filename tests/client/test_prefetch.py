@@ -58,20 +58,24 @@ from itertools import islice
 from pathlib import Path
 from metalm import MetaLMClient
 run = dict(V=64, n=8, l=8.0, L=1024, seed=5, batch_size=4)
+
+def used():
+    return int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
 with MetaLMClient(sys.argv[1]) as client:
     client.batch(**run)
     # Room for one such stack, and not for two.
     stack = 2**28
     threading.stack_size(stack)
-    used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    resource.setrlimit(resource.RLIMIT_AS, (used + stack + stack // 2, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (used() + stack + stack // 2, hard))
     batches = client.batches(**run, prefetch_bytes=2**16)
     for batch in islice(batches, 20):
         print(batch.digest)
     batches.close()
-    # And now for none.
-    resource.setrlimit(resource.RLIMIT_AS, (used + stack // 2, hard))
+    # And now for none, of those that are too large for the stack that the last thread has left.
+    threading.stack_size(2 * stack)
+    resource.setrlimit(resource.RLIMIT_AS, (used() + stack // 2, hard))
     batches = client.batches(**run, start=80, prefetch_bytes=2**16)
     try:
         next(batches)
