@@ -2,8 +2,8 @@
 
 What is started so is the real command in a process of its own, but for what comes before it: the
 interpreter's start, the imports and the kernels cost a second of a core, and are paid for once.
-Where the start itself is looked at, and in runs that measure, processes start as users start them:
-`tests.service_process` and `tests.command`; with METALM_TEST_FRESH=1 all of them do.
+Where the start or the interpreter's end is looked at, and in runs that measure, processes start as
+users start them: `tests.service_process` and `tests.command`; with METALM_TEST_FRESH=1 all of them do.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Forked:
     def output(self, timeout: float) -> list[bytes]:
         """All that it prints, on its standard output and its standard error, until it ends.
 
-        Raises subprocess.TimeoutExpired.
+        Raises subprocess.TimeoutExpired, and kills it then.
         """
         found = {self.stdout.fileno(): b"", self.stderr.fileno(): b""}
         until = time.monotonic() + timeout
@@ -90,6 +90,7 @@ class Forked:
             while selector.get_map():
                 waited = selector.select(max(0.0, until - time.monotonic()))
                 if not waited:
+                    self.kill()
                     raise subprocess.TimeoutExpired("metalm", timeout)
                 for key, _ in waited:
                     piece = os.read(key.fd, 2**16)

@@ -142,7 +142,7 @@ def test_a_client_is_never_refused_because_of_its_own_last_request(door: str) ->
 def test_work_that_nobody_waits_for_ends(door: str) -> None:
     """A provenance of half a minute, left: its thread and its place are free soon after."""
     room = ("--max-message-bytes", str(2**29), "--max-inflight-bytes", str(2**31))
-    with running("--threads", "1", "--max-requests", "1", *room) as service:
+    with service_process.running("--threads", "1", "--max-requests", "1", *room) as service:
         with opened(getattr(service, door), timeout_s=0.2) as client:
             with pytest.raises(DeadlineExceeded):
                 client.sample(n=2**24 - 1, l=2, L=1, seed=1, provenance=True)
@@ -252,7 +252,10 @@ def test_what_is_long_of_one_client_does_not_hold_up_another(path: str, streams:
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_whoever_waits_for_a_first_batch_at_the_end_may_ask_elsewhere(door: str) -> None:
-    with running("--drain-timeout-s", "1") as service, opened(getattr(service, door)) as client:
+    with (
+        service_process.running("--drain-timeout-s", "1") as service,
+        opened(getattr(service, door)) as client,
+    ):
         ended: list[MetaLMError] = []
 
         def ask() -> None:
@@ -285,7 +288,7 @@ def test_a_signal_ends_an_idle_service_with_zero(number: signal.Signals) -> None
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_running_stream_is_finished_before_the_end(door: str) -> None:
-    with running() as service, opened(getattr(service, door)) as client:
+    with service_process.running() as service, opened(getattr(service, door)) as client:
         batches = client.batches(L=2**14, count=100)
         first = next(batches)
         service.process.send_signal(signal.SIGTERM)
@@ -295,7 +298,7 @@ def test_a_running_stream_is_finished_before_the_end(door: str) -> None:
 
 
 def test_while_draining_new_requests_are_refused_and_health_says_so() -> None:
-    with running() as service:
+    with service_process.running() as service:
         channel = grpc.insecure_channel(service.grpc.removeprefix("grpc://"))
         health = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
@@ -316,7 +319,7 @@ def test_while_draining_new_requests_are_refused_and_health_says_so() -> None:
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_second_signal_ends_it_at_once(door: str) -> None:
-    with running("--drain-timeout-s", "600") as service:
+    with service_process.running("--drain-timeout-s", "600") as service:
         with opened(getattr(service, door)) as client:
             stalled = client.batches(L=2**14)
             next(stalled)
@@ -331,7 +334,7 @@ def test_a_second_signal_ends_it_at_once(door: str) -> None:
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_reader_that_never_reads_does_not_hold_up_the_end(door: str) -> None:
-    with running("--drain-timeout-s", "1") as service:
+    with service_process.running("--drain-timeout-s", "1") as service:
         with opened(getattr(service, door)) as client:
             stalled = client.batches(L=2**14)
             next(stalled)
