@@ -10,9 +10,11 @@
     │   ├── Draining             the server is going away
     │   └── Unreachable          no connection to the address
     ├── Unauthenticated          who asks may not, or has not said who it is
+    │   └── Untrusted            one side does not take the other's certificate
     ├── DeadlineExceeded         no answer in the time the caller gave
     ├── CorruptBatch             the bytes are not those that were asked for
     └── InternalError            a defect of the service
+        └── NotTls               what answers does not speak TLS
 
 The class attributes are the table; nothing else in the project maps an error
 to a code or to a status. `reason` is what machines should look at: it is the
@@ -135,6 +137,12 @@ class Unauthenticated(MetaLMError):
     http_status = 401
 
 
+class Untrusted(Unauthenticated):
+    """One side does not take the other's certificate, or wants one."""
+
+    reason = "UNTRUSTED"
+
+
 class DeadlineExceeded(MetaLMError):
     """No complete answer within the time that the caller allowed."""
 
@@ -161,6 +169,12 @@ class InternalError(MetaLMError):
     http_status = 500
 
 
+class NotTls(InternalError):
+    """What answers at the address does not speak TLS."""
+
+    reason = "NOT_TLS"
+
+
 ERRORS: tuple[type[MetaLMError], ...] = (
     InvalidArgument,
     LimitExceeded,
@@ -171,10 +185,15 @@ ERRORS: tuple[type[MetaLMError], ...] = (
     Draining,
     Unreachable,
     Unauthenticated,
+    Untrusted,
     DeadlineExceeded,
     CorruptBatch,
     InternalError,
+    NotTls,
 )
+
+CLIENTS_OWN = (Unreachable, Untrusted, NotTls)
+"""Those that no service sends."""
 _BY_REASON = {error.reason: error for error in ERRORS}
 
 

@@ -30,6 +30,7 @@ from tests.service_process import Service, running
 
 STREAM = "/batches?V=64&n=10&l=64&e=0.1&L=4096&seed=1&batch_size=32&stop={samples}"
 PLACES = 8
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -53,17 +54,25 @@ class Load:
     def __init__(self, url: str, seconds: float, clients: Sequence[dict[str, Any]]) -> None:
         host, port = url.partition("://")[2].split(":")
         self._seconds = seconds
-        # They begin together, when the last of them has started.
-        begin = time.time() + 1.5
-        place = {"host": host, "port": int(port), "begin": begin, "until": begin + seconds}
         self._processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "tests.load.reader", json.dumps({**place, "client": each})],
+                [sys.executable, "-m", "tests.load.reader"],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
             )
-            for each in clients
+            for _ in clients
         ]
+        # All of them have started before the first begins: what that takes is no part of the load.
+        for process in self._processes:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+        begin = time.time() + 0.1
+        place = {"host": host, "port": int(port), "begin": begin, "until": begin + seconds}
+        for process, each in zip(self._processes, clients, strict=True):
+            assert process.stdin
+            process.stdin.write(json.dumps({**place, "client": each}) + "\n")
+            process.stdin.flush()
 
     def tallies(self) -> list[Tally]:
         found = []
@@ -146,19 +155,21 @@ def service(*flags: str) -> Iterator[Service]:
 
 def overload(seconds: float) -> list[Figure]:
     """Ten times as many streams as the service takes, from eight clients."""
+    many = [client(2 + k, 10) for k in range(8)]
     with service("--max-requests", str(PLACES)) as found:
         Load(found.http, 2, [client(2, 2)]).tallies()
-        peaks = [
-            rate(
-                Load(found.http, seconds, [client(2 + k, 1) for k in range(count)]).tallies(),
-                seconds,
-            )
-            for count in (2, 4, PLACES)
-        ]
-        many = [client(2 + k, 10) for k in range(8)]
-        # Under the conditions of the peaks: what the probes cost would count against it.
-        tallies = Load(found.http, seconds, many).tallies()
-        under_load = rate(tallies, seconds)
+        bearable: dict[int, list[float]] = {2: [], 4: [], PLACES: []}
+        under_load: list[float] = []
+        tallies: list[Tally] = []
+        # One after the other in rounds: what else the machine does meets all of them alike.
+        for _ in range(ROUNDS):
+            for count, rates in bearable.items():
+                few = [client(2 + k, 1) for k in range(count)]
+                rates.append(rate(Load(found.http, seconds / 2, few).tallies(), seconds / 2))
+            # Without the probes, which would count against it.
+            round_tallies = Load(found.http, seconds / 2, many).tallies()
+            under_load.append(rate(round_tallies, seconds / 2))
+            tallies += round_tallies
         with Probes(found) as probes:
             Load(found.http, seconds, many).tallies()
         begun_at = time.perf_counter()
@@ -169,11 +180,12 @@ def overload(seconds: float) -> list[Figure]:
     errors = [error for tally in tallies for error in tally.errors]
     without_hint = sum(tally.without_hint for tally in tallies)
     assert len(refusals) >= 80, f"too little load: {len(refusals)} refusals"
-    goodput = under_load / max(peaks)
+    peak = max(map(statistics.median, bearable.values()))
+    goodput = statistics.median(under_load) / peak
     return [
         Figure(
             f"{10 * PLACES} streams for {PLACES} places: goodput",
-            f"{100 * goodput:.0f} % of the peak of {max(peaks):.0f} Mtok/s",
+            f"{100 * goodput:.0f} % of the peak of {peak:.0f} Mtok/s",
             ">= 90 %",
             goodput >= 0.9,
         ),

@@ -169,4 +169,5 @@ def read(host: str, port: int, begin: float, until: float, client: dict[str, Any
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(read(**json.loads(sys.argv[1])))))
+    print("ready", flush=True)
+    print(json.dumps(asdict(read(**json.loads(sys.stdin.readline())))))

@@ -20,12 +20,14 @@ from metalm_proto.errors import (
     InvalidArgument,
     LimitExceeded,
     MetaLMError,
+    NotTls,
     Overloaded,
     Starting,
     Unauthenticated,
     Unavailable,
     UnknownGenerator,
     Unreachable,
+    Untrusted,
     from_reason,
 )
 
@@ -39,9 +41,11 @@ EXAMPLES = [
     Draining("going away"),
     Unreachable("cannot connect"),
     Unauthenticated("HTTP status 401"),
+    Untrusted("its certificate is out of date"),
     DeadlineExceeded("no answer in 3 s"),
     CorruptBatch("digest differs"),
     InternalError("request 7f failed"),
+    NotTls("it speaks something else"),
 ]
 
 

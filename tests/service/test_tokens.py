@@ -85,7 +85,10 @@ def test_probes_and_the_page_are_open(guarded: Service) -> None:
     for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
         assert get(guarded.http + path).status == 200
     document = get(f"{guarded.http}/openapi.json").json()
-    assert document["paths"]["/sample"]["get"]["security"] == [{"HTTPBearer": []}]
+    for path in ("/sample", "/batches", "/describe", "/version", "/metrics"):
+        operation = document["paths"][path]["get"]
+        assert operation["security"] == [{"HTTPBearer": []}]
+        assert operation["responses"]["401"]["description"].endswith("one of UNAUTHENTICATED")
     assert "security" not in document["paths"]["/healthz"]["get"]
 
 

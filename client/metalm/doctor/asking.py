@@ -20,6 +20,7 @@ from metalm_proto.errors import (
     Overloaded,
     Starting,
     Unauthenticated,
+    Untrusted,
 )
 
 T = TypeVar("T")
@@ -43,7 +44,7 @@ def asked(check: str, target: Target, credentials: Credentials, ask: Callable[[]
         else:
             mend = _mend(error, credentials)
         kind = "token" if isinstance(error, Unauthenticated) else check
-        kind = "TLS" if "certificate" in str(error) else kind
+        kind = "TLS" if isinstance(error, Untrusted) else kind
         kind = "bytes" if isinstance(error, CorruptBatch) else kind
         said = str(error).removeprefix(f"{target.url}: ")
         raise Stop(kind, target.name, said, mend) from error
@@ -75,7 +76,7 @@ def _better_url(target: Target, credentials: Credentials, error: MetaLMError) ->
 
 def _mend(error: MetaLMError, credentials: Credentials) -> str:
     if isinstance(error, Unauthenticated):
-        if "certificate" in str(error):
+        if isinstance(error, Untrusted):
             return "give a certificate that the service takes: --cert and --key, or cert= and key="
         if credentials.token is None:
             return "give a token: METALM_TOKEN or --token-file, or token= in Python"

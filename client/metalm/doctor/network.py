@@ -16,7 +16,7 @@ from metalm.credentials import Credentials
 from metalm.doctor.findings import Finding, Stop
 from metalm.transports import port_of, tls
 from metalm.transports.base import CONNECT_S
-from metalm_proto.errors import MetaLMError, one_line
+from metalm_proto.errors import MetaLMError, NotTls, Untrusted, one_line
 
 _RENEW_DAYS = 14
 # OpenSSL's numbers (X509_V_ERR_…), which ssl hands on.
@@ -136,9 +136,9 @@ def _mend(
         return f"use a name that the certificate is for ({names}), or have one issued for this"
     if isinstance(error, ssl.SSLCertVerificationError):
         return "give the PEM file of the authority that issued it: --ca, or ca= in Python"
-    if "certificate" in str(refused):
+    if isinstance(refused, Untrusted):
         return "give a certificate that the service takes: --cert and --key, or cert= and key="
-    if "does not speak TLS" in str(refused):
+    if isinstance(refused, NotTls):
         plain = target.parts.scheme.removesuffix("s")
         return (
             f"use {plain}://, or give the service a certificate (METALM_TLS_CERT, METALM_TLS_KEY)"

@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -170,7 +170,7 @@ def speed(
 ) -> Finding:
     """What this process takes from all of them together, the way a trainer does."""
     place = "all together"
-    arguments = {field: getattr(credentials, field) for field in type(credentials).__slots__}
+    arguments = {field.name: getattr(credentials, field.name) for field in fields(credentials)}
     tokens = nbytes = 0
     with MetaLMClient(urls, timeout_s=timeout_s, **arguments) as client:
         run = client.batches(spec=wanted.spec, seed=0, batch_size=wanted.size)

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from metalm_proto.errors import InternalError, MetaLMError, Unauthenticated, Unavailable
+from metalm_proto.errors import InternalError, MetaLMError, NotTls, Unavailable, Untrusted
 
 # RFC 8446, 6.2: the alerts about a certificate; a server of TLS 1.2 calls a missing one a failure.
 _ALERT = re.compile(
@@ -22,14 +22,14 @@ def refusal(url: str, error: ssl.SSLError) -> MetaLMError:
     reason = getattr(error, "reason", None) or ""
     if isinstance(error, ssl.SSLCertVerificationError):
         said = error.verify_message
-        return Unauthenticated(f"{url}: its certificate cannot be trusted: {said}")
+        return Untrusted(f"{url}: its certificate cannot be trusted: {said}")
     if alert := _ALERT.search(reason):
         said = alert[1].lower().replace("_", " ")
-        return Unauthenticated(f"{url}: it does not take this client's certificate: {said}")
+        return Untrusted(f"{url}: it does not take this client's certificate: {said}")
     if "ALERT_PROTOCOL_VERSION" in reason or reason == "UNSUPPORTED_PROTOCOL":
         return InternalError(f"{url}: it knows no version of TLS from 1.2 on")
     if reason in _NO_TLS:
-        return InternalError(f"{url}: it does not speak TLS")
+        return NotTls(f"{url}: it does not speak TLS")
     return Unavailable(f"{url}: {reason or error}")
 
 
@@ -58,7 +58,7 @@ def examine(
         with _connected(place, host, context, timeout_s):
             return None
     except (ssl.SSLEOFError, ConnectionResetError):
-        return Unauthenticated(f"{url}: it does not take this client's certificate, or wants one")
+        return Untrusted(f"{url}: it does not take this client's certificate, or wants one")
     except OSError:
         return None
 

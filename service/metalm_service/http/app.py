@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 import xxhash
 from fastapi import FastAPI, Request, Response
@@ -44,7 +45,7 @@ def create_app(
     add_probes(app, handler)
     if handler.config.docs:
         add_docs(app)
-    guarded = openapi.guarded() if tokens.required else {}
+    guarded = openapi.guarded if tokens.required else _open
 
     def identified(request: Request) -> Call:
         """Raises Unauthenticated."""
@@ -53,7 +54,7 @@ def create_app(
         return call
 
     if handler.config.admin_port is None:
-        add_metrics(app, metrics, identified, **guarded)
+        add_metrics(app, metrics, identified, guarded)
 
     async def answer(request: Request, parse: Parser, choices: Sequence[Format]) -> Response:
         call = identified(request)
@@ -85,30 +86,34 @@ def create_app(
         return BatchResponse(stream, head, media_type=chosen.media_type, headers=headers)
 
     @app.head("/sample", include_in_schema=False)
-    @app.get("/sample", **openapi.sample(SAMPLE_FORMATS), **guarded)
+    @app.get("/sample", **guarded(openapi.sample(SAMPLE_FORMATS)))
     async def sample(request: Request) -> Response:
         return await answer(request, query.parse_sample, SAMPLE_FORMATS)
 
     @app.head("/batches", include_in_schema=False)
-    @app.get("/batches", **openapi.batches(BATCHES_FORMATS), **guarded)
+    @app.get("/batches", **guarded(openapi.batches(BATCHES_FORMATS)))
     async def batches(request: Request) -> Response:
         return await answer(request, query.parse_batches, BATCHES_FORMATS)
 
     @app.head("/describe", include_in_schema=False)
-    @app.get("/describe", **openapi.describe(), **guarded)
+    @app.get("/describe", **guarded(openapi.describe()))
     async def describe(request: Request) -> Response:
         identified(request)
         spec = query.parse_spec(request.query_params.multi_items())
         return now(handler.describe(spec).as_dict())
 
     @app.head("/version", include_in_schema=False)
-    @app.get("/version", **openapi.version(), **guarded)
+    @app.get("/version", **guarded(openapi.version()))
     async def version(request: Request) -> Response:
         identified(request)
         description = handler.describe(None).as_dict()
         return now({name: description[name] for name in ("version", "generators", "engine")})
 
     return CallsMiddleware(app, calls)
+
+
+def _open(operation: dict[str, Any]) -> dict[str, Any]:
+    return operation
 
 
 def _headers(

@@ -127,10 +127,13 @@ def probe(summary: str, *statuses: int) -> dict[str, Any]:
     }
 
 
-def guarded() -> dict[str, Any]:
-    """Of an operation that needs a token; the operation itself asks for it, in the words of both
-    doors."""
-    return {"dependencies": [Security(HTTPBearer(auto_error=False))]}
+def guarded(operation: dict[str, Any]) -> dict[str, Any]:
+    """An operation that needs a token; it asks for it itself, in the words of both doors."""
+    return {
+        **operation,
+        "responses": operation["responses"] | _error_responses(401),
+        "dependencies": [Security(HTTPBearer(auto_error=False))],
+    }
 
 
 def _operation(
@@ -195,7 +198,8 @@ def _error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """A response for each status in the error table that a request can meet."""
     by_status: dict[int, list[str]] = {}
     for error in errors.ERRORS:
-        by_status.setdefault(error.http_status, []).append(error.reason)
+        if error not in errors.CLIENTS_OWN:
+            by_status.setdefault(error.http_status, []).append(error.reason)
     return {
         status: {
             "description": "A problem (RFC 9457), its reason one of " + ", ".join(reasons),

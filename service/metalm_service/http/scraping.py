@@ -15,21 +15,19 @@ def add_metrics(
     app: FastAPI,
     metrics: Metrics,
     check: Callable[[Request], object] = lambda _: None,
-    **operation: Any,
+    guarded: Callable[[dict[str, Any]], dict[str, Any]] = lambda operation: operation,
 ) -> None:
     """`GET /metrics`: the text format, or OpenMetrics where the Accept header names it.
 
-    `check` may refuse a request; `operation`: what else the OpenAPI page has to say of it.
+    `check` may refuse a request; `guarded` says so in the OpenAPI document.
     """
+    operation = {
+        "summary": "Metrics, as Prometheus wants them",
+        "responses": {200: {"content": {"application/openmetrics-text": {}}}},
+    }
 
     @app.head("/metrics", include_in_schema=False)
-    @app.get(
-        "/metrics",
-        summary="Metrics, as Prometheus wants them",
-        response_class=PlainTextResponse,
-        responses={200: {"content": {"application/openmetrics-text": {}}}},
-        **operation,
-    )
+    @app.get("/metrics", response_class=PlainTextResponse, **guarded(operation))
     async def scrape(request: Request) -> Response:
         check(request)
         content, media_type = metrics.exposition(request.headers.get("accept", ""))
