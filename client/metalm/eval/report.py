@@ -1,0 +1,250 @@
+"""What an evaluation found, as values and as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from metalm.eval.evaluation_set import EvaluationSet
+from metalm_proto.errors import InvalidArgument
+from metalm_proto.spec import GENERATOR, Spec
+
+SCHEMA = "metalm-report-1"
+
+Numbers = tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean in nats, its standard error over sequences, and half the width of its 95 % confidence
+    interval; None where there are too few sequences to say."""
+
+    mean: float
+    se: float | None
+    ci95: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Score:
+    """The loss of a model: the mean over all positions of all sequences.
+
+    `nll_nats`, `nll_bits` a token; `ppl` = exp(nll_nats), None beyond what a double holds.
+    `se_nats`, `ci95_nats`: its standard error over sequences and its 95 % confidence interval;
+    None for a single sequence.
+    """
+
+    nll_nats: float
+    nll_bits: float
+    ppl: float | None
+    se_nats: float | None
+    ci95_nats: tuple[float, float] | None
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Score:
+        mean, half = estimate.mean, estimate.ci95
+        return cls(
+            nll_nats=mean,
+            nll_bits=mean / math.log(2),
+            ppl=math.exp(mean) if mean < 700 else None,
+            se_nats=estimate.se,
+            ci95_nats=None if half is None else (mean - half, mean + half),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Means in nats over some bins, their standard errors over sequences, and half the widths of
+    their 95 % confidence intervals; None where there is nothing to tell it from."""
+
+    mean: Numbers
+    se: Numbers
+    ci95: Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Curves over the same bins. `bins`: "from" (in) and "to" (out, None: no end) of each, and of
+    the exposure where that is fixed too. `tokens`: how many each has, of all sequences together.
+    `curves`: "model", the predictors, and "over-greedy" and "over-genie", the model's excess."""
+
+    bins: tuple[dict[str, int | None], ...]
+    tokens: tuple[int, ...]
+    curves: dict[str, Curve]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowFloor:
+    """The Bayes floor of a memory of `window` tokens on the last half of the sequences, and how far
+    above the model's loss there it is (`minus_model`, paired by sequence)."""
+
+    window: int
+    nll_nats: float
+    minus_model: float
+    se: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """W*, the window whose Bayes floor equals the model's loss on the last half of the sequences.
+
+    `relation`: "equal" to `tokens`; "below" `tokens`, the smallest window that was computed, which
+    does better than the model already; "above": the model does as well as the Bayes learner that
+    remembers all L `tokens`, or better. `low`, `high`: a 95 % confidence interval, None at an end
+    that cannot be told from the smallest or from the largest window.
+    """
+
+    tokens: float
+    relation: str
+    low: float | None
+    high: float | None
+    windows: tuple[WindowFloor, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Excess:
+    """How far the model is above the Bayes learner, paired token by token: at most `over_genie`, at
+    least `over_greedy`, in nats a token; the same where the floor is exact."""
+
+    over_greedy: Estimate
+    over_genie: Estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cumulative:
+    """The excess over the Bayes learner summed over a sequence, in nats (see `Excess`), and divided
+    by `learning_cost_nats`, what it costs to learn a language: k l sum of h_c."""
+
+    over_greedy: Estimate
+    over_genie: Estimate
+    learning_cost_nats: float
+    over_greedy_languages: float
+    over_genie_languages: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Report:
+    """`client/EVALUATION.md` defines every figure. Losses are nats per predicted token.
+
+    `sha256`: of the samples, see `EvaluationSet.sha256`; `preset`: their name, if they have one.
+    `exact_samples`: on so many of them the Bayes floor is known exactly. `last_half`: the loss at
+    the positions from L // 2 on. `tables`: position (one bin a step), segment (128 steps),
+    cumulative (sums up to the end of each segment), exposure, lag, offset. `sequences`: the model's
+    mean loss on each sample, in the order of their index, over all positions and over the last
+    half.
+    """
+
+    evaluation_set: EvaluationSet
+    sha256: str
+    preset: str | None
+    label: str | None
+    version: str
+    exact_samples: int
+    overall: Score
+    last_half: Estimate
+    excess: Excess
+    excess_last_half: Excess
+    cumulative: Cumulative
+    memory: Memory | None
+    closed_forms: dict[str, float]
+    floors: dict[str, Estimate]
+    tables: dict[str, Table]
+    sequences: dict[str, tuple[float, ...]] = field(repr=False)
+
+    @property
+    def samples(self) -> int:
+        return self.evaluation_set.samples
+
+    @property
+    def exact(self) -> bool:
+        """Whether the Bayes floor is known exactly, on each of the sequences."""
+        return self.exact_samples == self.samples
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON types, as `report_schema()` describes them."""
+        fields = asdict(self)
+        del fields["evaluation_set"]
+        return {"schema": SCHEMA, **self.evaluation_set.as_dict(), **fields}
+
+    def write(self, path: str | Path) -> None:
+        """Writes the JSON to a file, which appears when it is complete. Raises OSError."""
+        from metalm.files.disk import opened
+
+        with opened(str(path)) as stream:
+            stream.write(json.dumps(self.as_dict(), allow_nan=False).encode() + b"\n")
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Report:
+        """The report that `as_dict` told. Raises InvalidArgument for what is none."""
+        try:
+            return _report(fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            bound = f"a report of the schema {SCHEMA} ({type(error).__name__}: {error})"
+            raise InvalidArgument("report", fields.get("schema"), bound) from error
+
+
+def read_report(path: str | Path) -> Report:
+    """The report in a JSON file. Raises InvalidArgument for what is none."""
+    try:
+        fields = json.loads(Path(path).read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidArgument("report", str(path), f"a file of JSON ({error})") from error
+    if not isinstance(fields, dict):
+        raise InvalidArgument("report", str(path), "a JSON object")
+    return Report.from_dict(fields)
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of a report."""
+    schema: dict[str, Any] = json.loads((files("metalm.eval") / "report.schema.json").read_text())
+    return schema
+
+
+def _report(fields: Mapping[str, Any]) -> Report:
+    if fields["schema"] != SCHEMA or fields["generator"] != GENERATOR:
+        raise ValueError(f"schema {fields['schema']}, generator {fields['generator']}")
+    memory = fields["memory"]
+    ci95 = fields["overall"]["ci95_nats"]
+    return Report(
+        evaluation_set=EvaluationSet(
+            spec=Spec(**fields["spec"]),
+            seed=fields["seed"],
+            split=fields["split"],
+            ranges=tuple((start, stop) for start, stop in fields["ranges"]),
+        ),
+        **{name: fields[name] for name in ("sha256", "preset", "label", "version")},
+        exact_samples=fields["exact_samples"],
+        overall=Score(**{**fields["overall"], "ci95_nats": ci95 and tuple(ci95)}),
+        last_half=Estimate(**fields["last_half"]),
+        excess=Excess(**_estimates(fields["excess"])),
+        excess_last_half=Excess(**_estimates(fields["excess_last_half"])),
+        cumulative=Cumulative(**_estimates(fields["cumulative"])),
+        memory=memory and Memory(**{**memory, "windows": _windows(memory["windows"])}),
+        closed_forms=dict(fields["closed_forms"]),
+        floors=_estimates(fields["floors"]),
+        tables={name: _table(table) for name, table in fields["tables"].items()},
+        sequences={name: tuple(values) for name, values in fields["sequences"].items()},
+    )
+
+
+def _estimates(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: Estimate(**value) if isinstance(value, dict) else value
+        for name, value in fields.items()
+    }
+
+
+def _windows(windows: list[dict[str, Any]]) -> tuple[WindowFloor, ...]:
+    return tuple(WindowFloor(**window) for window in windows)
+
+
+def _table(fields: Mapping[str, Any]) -> Table:
+    curves = {
+        name: Curve(*(tuple(curve[part]) for part in ("mean", "se", "ci95")))
+        for name, curve in fields["curves"].items()
+    }
+    return Table(tuple(fields["bins"]), tuple(fields["tokens"]), curves)
