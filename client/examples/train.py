@@ -18,9 +18,10 @@ import torch
 from tqdm import tqdm
 
 from metalm import InvalidArgument, MetaLMClient, MetaLMError, Split, flags
+from metalm.eval import EvaluationSet
 from metalm.torch import DeviceFeed
 from training import checkpoint
-from training.evaluation import Evaluation, Samples, evaluate
+from training.evaluation import Evaluation, evaluate
 from training.journal import Journal
 from training.meter import Meter
 from training.options import Options, parsed, parser
@@ -50,9 +51,9 @@ class Run:
         self._client = client
         options.output.mkdir(parents=True, exist_ok=True)
         torch.set_float32_matmul_precision("high")  # TF32, where a GPU has it
-        self._trainer = Trainer(options.recipe, options.data.spec.vocabulary, options.device)
+        self._trainer = Trainer(options.recipe, options.spec.vocabulary, options.device)
         self._data = client.batches(
-            spec=options.data.spec, seed=options.data.seed, batch_size=options.recipe.batch_size
+            spec=options.spec, seed=options.seed, batch_size=options.recipe.batch_size
         )
         self._load()
         # From here on it is the feed that knows what was trained on: it reads ahead.
@@ -101,7 +102,7 @@ class Run:
             )
         self._journal.write(
             step=step,
-            tokens=step * self._options.recipe.batch_size * self._options.data.spec.L,
+            tokens=step * self._options.recipe.batch_size * self._options.spec.L,
             loss=loss,
             learning_rate=self._options.recipe.rate_at(step - 1),
             tokens_per_s=reading.tokens_per_s,
@@ -118,10 +119,10 @@ class Run:
             self._evaluated(Split.VALIDATION, range(self._options.validation_samples))
 
     def _test(self) -> None:
-        found = self._evaluated(Split.TEST, self._options.data.test)
-        found.save(self._options.output / "results.npz")
+        found = self._evaluated(Split.TEST, self._options.test)
+        found.save(self._options.output / "results.npz", self._options.recipe.model)
         total = self._meter.total
-        print(f"{found.nll:.4f} nats a token on {len(self._options.data.test)} test samples")
+        print(f"{found.nll:.4f} nats a token on {len(self._options.test)} test samples")
         print("by position: " + " ".join(f"{nll:.3f}" for nll in found.nll_by_position()))
         if total.tokens:  # none where there was nothing left to train
             print(
@@ -130,8 +131,11 @@ class Run:
             )
 
     def _evaluated(self, split: Split, indices: range) -> Evaluation:
-        samples = Samples(
-            spec=self._options.data.spec, seed=self._data.seed, split=split, indices=indices
+        samples = EvaluationSet(
+            spec=self._options.spec,
+            seed=self._data.seed,
+            split=split,
+            ranges=((indices.start, indices.stop),),
         )
         batch_size = self._options.recipe.batch_size
         found = evaluate(self._trainer, self._client, samples, batch_size=batch_size)

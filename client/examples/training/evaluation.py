@@ -10,26 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from metalm import MetaLMClient, Spec, Split
+from metalm import MetaLMClient
+from metalm.eval import EvaluationSet
 from training.trainer import Trainer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """Neighbours in a stream."""
-
-    spec: Spec
-    seed: int
-    split: Split
-    indices: range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """What a model said of the samples: log_probs float32 [N, L], ln p(y[t] | x[0..t]) in nats of
-    each target."""
+    """What a model said of the samples, which are neighbours: log_probs float32 [N, L],
+    ln p(y[t] | x[0..t]) in nats of each target."""
 
-    samples: Samples
+    samples: EvaluationSet
     log_probs: NDArray[np.float32]
 
     @property
@@ -42,8 +33,9 @@ class Evaluation:
         curve = -self.log_probs.mean(0, dtype=np.float64)
         return [float(part.mean()) for part in np.array_split(curve, min(parts, len(curve)))]
 
-    def save(self, path: Path) -> None:
-        """An npz that `metalm evaluate` reads: log_probs, seed, first; spec as JSON, and split."""
+    def save(self, path: Path, label: str) -> None:
+        """An npz for `metalm evaluate`."""
+        ((first, _),) = self.samples.ranges
         unfinished = path.with_suffix(".tmp")
         with open(unfinished, "wb") as stream:
             np.savez(
@@ -52,22 +44,24 @@ class Evaluation:
                 spec=json.dumps(self.samples.spec.as_dict()),
                 seed=np.uint64(self.samples.seed),
                 split=str(self.samples.split),
-                first=np.uint64(self.samples.indices.start),
+                first=np.uint64(first),
+                label=label,
             )
         unfinished.replace(path)
 
 
 def evaluate(
-    trainer: Trainer, client: MetaLMClient, samples: Samples, *, batch_size: int
+    trainer: Trainer, client: MetaLMClient, samples: EvaluationSet, *, batch_size: int
 ) -> Evaluation:
     """The batch size is of no influence beyond rounding. Raises MetaLMError as the client does."""
+    ((start, stop),) = samples.ranges
     found = []
     with client.batches(
         spec=samples.spec,
         seed=samples.seed,
         split=samples.split,
-        start=samples.indices.start,
-        stop=samples.indices.stop,
+        start=start,
+        stop=stop,
         batch_size=batch_size,
     ) as batches:
         for batch in batches:

@@ -49,30 +49,23 @@ _CHECKPOINT_EVERY = Field(name="checkpoint_every", default=500, lower=1, upper=2
 _VALIDATION_SAMPLES = Field(
     name="validation_samples", default=64, lower=1, upper=2**32, doc="for the curve as it goes"
 )
-_TEST_SAMPLES = Field(
-    name="test_samples", default=256, lower=1, upper=2**32, doc="for results.npz, at the end"
+_SAMPLES = Field(
+    name="samples", default=256, lower=1, upper=2**32, doc="of the test split, for results.npz"
 )
 _THREADS = Field(name="threads", lower=1, upper=2**10, doc="of torch on a CPU [all cores]")
 _RUN = (_REPORT_EVERY, _EVALUATE_EVERY, _CHECKPOINT_EVERY, _VALIDATION_SAMPLES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Data:
-    """spec and seed of the stream (None draws one), and the samples of its test split that the
-    model is judged by."""
-
-    spec: Spec
-    seed: int | None
-    test: range
-
-
-@dataclass(frozen=True, kw_only=True)
 class Options:
-    """A run: what is trained, on what, where, and after how many steps each it reports, evaluates
+    """A run: what is trained, on which stream (`seed` None: one is drawn), where, by which samples
+    of the stream's test split it is judged, and after how many steps each it reports, evaluates
     and writes a checkpoint."""
 
     recipe: Recipe
-    data: Data
+    spec: Spec
+    seed: int | None
+    test: range
     device: torch.device
     output: Path
     report_every: int
@@ -89,18 +82,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     )
     made.add_argument("--output", type=Path, required=True, metavar="DIR", help="of this run")
     made.add_argument("--model", choices=RECIPES, required=True)
-    made.add_argument(
-        "--preset",
-        metavar="NAME",
-        help="spec, seed and test samples of `metalm presets`, in the place of their flags",
-    )
+    flags.add_preset(made)
     made.add_argument(
         "--precision",
         choices=("float32", "bfloat16"),
         help="of the products [bfloat16 on a GPU, else float32]",
     )
     made.add_argument("--device", help="[cuda, where there is one, else cpu]")
-    for field in (*_RECIPE, BATCH_SIZE, *_SIZE, *_RUN, _TEST_SAMPLES, _THREADS, *SPEC_FIELDS, SEED):
+    for field in (*_RECIPE, BATCH_SIZE, *_SIZE, *_RUN, _SAMPLES, _THREADS, *SPEC_FIELDS, SEED):
         flags.add(made, field)
     flags.add_url(made)
     return made
@@ -111,28 +100,16 @@ def parsed(given: argparse.Namespace) -> Options:
     device = _device(given.device)
     if (threads := flags.parsed(_THREADS, given)) is not None:
         torch.set_num_threads(threads)
+    first = 0 if given.preset is None else preset(given.preset).evaluation_set.ranges[0][0]
     return Options(
         recipe=_recipe(given, device),
-        data=_data(given),
+        spec=flags.spec(given),
+        seed=flags.parsed(SEED, given),
+        test=range(first, first + flags.parsed(_SAMPLES, given)),
         device=device,
         output=given.output,
         **{field.name: flags.parsed(field, given) for field in _RUN},
     )
-
-
-def _data(given: argparse.Namespace) -> Data:
-    if given.preset is None:
-        return Data(
-            spec=flags.spec(given),
-            seed=flags.parsed(SEED, given),
-            test=range(flags.parsed(_TEST_SAMPLES, given)),
-        )
-    for field in (*SPEC_FIELDS, SEED, _TEST_SAMPLES):
-        if (text := getattr(given, field.name)) is not None:
-            raise InvalidArgument(field.label, text, "absent where preset is given")
-    chosen = preset(given.preset).evaluation_set
-    ((first, behind),) = chosen.ranges
-    return Data(spec=chosen.spec, seed=chosen.seed, test=range(first, behind))
 
 
 def _recipe(given: argparse.Namespace, device: torch.device) -> Recipe:
