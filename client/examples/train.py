@@ -13,6 +13,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -152,7 +153,7 @@ class Run:
     def _save(self) -> None:
         with self._meter.stopped():
             state = {
-                "recipe": asdict(self._options.recipe),
+                "recipe": self._recipe(),
                 "data": self._feed.state_dict(),
                 "trainer": self._trainer.state_dict(),
             }
@@ -162,11 +163,16 @@ class Run:
         state = checkpoint.load(self._options.output / "checkpoint.pt")
         if state is None:
             return
-        for name, mine in asdict(self._options.recipe).items():
+        for name, mine in self._recipe().items():
             if mine != (found := state["recipe"].get(name)):
                 raise InvalidArgument(name, mine, f"{found}, as in {self._options.output}")
         self._data.load_state_dict(state["data"])
         self._trainer.load_state_dict(state["trainer"])
+
+    def _recipe(self) -> dict[str, Any]:
+        """As plain types, the size's among them."""
+        recipe = asdict(self._options.recipe)
+        return {**recipe.pop("size"), **recipe}
 
 
 if __name__ == "__main__":

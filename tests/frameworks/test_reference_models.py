@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+import published
 from metalm import MetaLMClient
 from models import REFERENCE, Size, build
 from training.recipe import RECIPES, Recipe
@@ -135,9 +138,28 @@ def test_a_small_one_learns_a_language_and_reduced_precision_is_near(name: str) 
             loss = trainer.train_on(x, y).item()
     assert loss < 0.7
     found = trainer.losses_on(x, y)
-    reduced = Trainer(
-        Recipe(**{**vars(recipe), "precision": "bfloat16"}), ids=6, device=torch.device("cpu")
-    )
+    reduced = Trainer(replace(recipe, precision="bfloat16"), ids=6, device=torch.device("cpu"))
     reduced.load_state_dict(trainer.state_dict())
     assert found.dtype == reduced.losses_on(x, y).dtype == torch.float32
     assert 0 < (reduced.losses_on(x, y) - found).abs().mean() < 0.02
+
+
+def test_the_plan_counts_the_products_of_the_models() -> None:
+    size = Size(layers=2, width=64, heads=4, segment=32)
+    recurrent, attending = build("lstm", IDS, size), build("txl", IDS, size)
+    products = sum(
+        part.numel()
+        for name, part in recurrent.named_parameters()
+        if part.dim() == 2 and "embedding" not in name
+    )
+    assert published.flops_per_token("lstm", size, IDS) == 6 * products
+
+    x = torch.zeros(32, 32, dtype=torch.int64)
+    _, state = attending(x)
+    with FlopCounterMode(display=False) as counter:
+        attending(x, state)[0].sum().backward()
+    # The encodings of distances, which the batch shares, are left out of the plan, and torch
+    # computes no gradient of the memory.
+    assert counter.get_total_flops() / x.numel() == pytest.approx(
+        published.flops_per_token("txl", size, IDS), rel=0.1
+    )

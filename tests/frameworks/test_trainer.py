@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,12 @@ import torch
 import train
 from metalm import MetaLMClient
 from metalm.eval.results import evaluator_of
-from models import REFERENCE
+from models import REFERENCE, Size
 from tests.frameworks.processes import in_a_process
 from tests.service_process import Service
 from training.checkpoint import load
-from training.journal import Journal
 from training.meter import Meter
-from training.recipe import RECIPES, Recipe
+from training.recipe import RECIPES
 from training.trainer import Trainer
 
 SPEC = {"V": 8, "n": 3, "l": 4, "L": 40}
@@ -163,9 +163,9 @@ def _killed(directory: Path, flags: tuple[str, ...]) -> None:
 
 def test_results_are_what_the_weights_say_of_the_test_set(tmp_path: Path) -> None:
     assert run(tmp_path, "--model", "lstm") == 0
-    trainer = Trainer(
-        Recipe(**{**trained(tmp_path)["recipe"], "size": _size(tmp_path)}), 10, torch.device("cpu")
-    )
+    size = Size(layers=2, width=16, heads=2, segment=16)
+    recipe = replace(RECIPES["lstm"], size=size)
+    trainer = Trainer(recipe, 10, torch.device("cpu"))
     trainer.load_state_dict(trained(tmp_path)["trainer"])
     with MetaLMClient() as client:
         batch = client.batch(0, seed=7, split="test", batch_size=6, **SPEC)
@@ -182,21 +182,15 @@ def test_results_are_what_the_weights_say_of_the_test_set(tmp_path: Path) -> Non
     assert np.mean(entry["nll_by_position"]) == pytest.approx(entry["nll"], abs=0.02)
 
 
-def _size(directory: Path) -> Any:
-    from models import Size
-
-    return Size(**trained(directory)["recipe"]["size"])
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--clip", "2"), "clip is 2.0; it must be 1.0, as in"),
-        (("--width", "32"), "size is"),
+        (("--width", "32"), "width is 32; it must be 16, as in"),
         (("--seed", "8"), "state seed is 7; it must be 8"),
         (("-e", "0.2"), "state spec.e is 0.1; it must be 0.2"),
         (("--steps", "0"), "steps is 0; it must be an integer with 1 <= steps"),
-        (("--preset", "10x32-metagym"), "vocabulary"),
+        (("--preset", "10x32-metagym"), "vocab_size (V) is '8'; it must be absent with"),
         (("--device", "abacus"), "device is 'abacus'"),
     ],
     ids=str,
@@ -206,7 +200,7 @@ def test_another_run_in_the_same_place_is_refused(
 ) -> None:
     """And so is what no run can be."""
     assert run(tmp_path, "--model", "lstm", "--steps", "1") == 0
-    (weights,) = [(tmp_path / "checkpoint.pt").read_bytes()]
+    weights = (tmp_path / "checkpoint.pt").read_bytes()
     assert run(tmp_path, "--model", "lstm", "--steps", "1", *flags) == 2
     assert message in capsys.readouterr().err
     assert (tmp_path / "checkpoint.pt").read_bytes() == weights
@@ -267,10 +261,3 @@ def test_the_meter_counts_what_is_waited_for(monkeypatch: pytest.MonkeyPatch) ->
     now += 10
     assert meter.read().waiting == 0
     assert (meter.total.seconds, meter.total.waiting) == (20, 0.1)
-
-
-def test_a_line_that_was_half_written_is_forgotten(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    Journal(path, 2).write(step=3, loss=1.5)
-    assert journal(tmp_path) == [{"step": 1}, {"step": 2}, {"step": 3, "loss": 1.5}]
