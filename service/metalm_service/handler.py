@@ -12,20 +12,17 @@ from typing import TypeVar
 
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description, Limits
-from metalm_proto.errors import Draining, LimitExceeded, Overloaded, Starting
+from metalm_proto.errors import Draining, LimitExceeded, Starting
 from metalm_proto.spec import BatchRequest, Spec
 from metalm_service.calls import Call
 from metalm_service.config import COPIES, ServerConfig
 from metalm_service.core import engine
 from metalm_service.fairness import FairTurns, GoneError, Turn
+from metalm_service.places import Places
 
 VERSION = version("metalm")
 
 T = TypeVar("T")
-
-COME_AGAIN_S = 2.0
-"""What those are told who find no room. A refusal costs a millisecond: many that ask again every
-second would be a load of their own."""
 
 
 class State(Enum):
@@ -48,14 +45,6 @@ PLAIN = Encoding()
 """The wire's own."""
 
 
-@dataclass(slots=True)
-class _Held:
-    """Places and bytes that are reserved."""
-
-    requests: int = 0
-    bytes: int = 0
-
-
 class CallerGoneError(Exception):
     """There is nobody left to generate for."""
 
@@ -75,8 +64,9 @@ class Handler:
         self._text_turns = FairTurns(1)
         self._state = State.STARTING
         self._abandoned = False
-        self._held = _Held()
-        self._held_by: dict[str, _Held] = {}
+        self._places = Places(
+            config.max_requests, config.max_inflight_bytes, config.max_client_share
+        )
 
     @property
     def state(self) -> State:
@@ -85,12 +75,12 @@ class Handler:
     @property
     def requests(self) -> int:
         """How many were admitted and are not over."""
-        return self._held.requests
+        return self._places.requests
 
     @property
     def inflight_bytes(self) -> int:
         """Bytes that are reserved for them."""
-        return self._held.bytes
+        return self._places.bytes
 
     def warm(self) -> None:
         """Makes the kernels ready; from then on requests are admitted."""
@@ -136,15 +126,7 @@ class Handler:
                 raise Starting("the server is starting: its kernels are not ready", 1.0)
             if self._state is State.DRAINING:
                 raise Draining("the server is shutting down", 0.0)
-            self._held_by.setdefault(call.client, _Held())
-            try:
-                self._check_room(call.client, reserved)
-            except Overloaded:
-                self._forget_if_idle(call.client)
-                raise
-            for held in (self._held, self._held_by[call.client]):
-                held.requests += 1
-                held.bytes += reserved
+            self._places.take(call.client, reserved)
         return Admission(self, call, request, encoding, reserved)
 
     def _check_size(self, request: BatchRequest, message_bytes: int, reserved: int) -> None:
@@ -173,33 +155,6 @@ class Handler:
                 f"seconds of a core and this server gives at most {most_s} to one"
             )
             raise LimitExceeded("samples", request.samples, bound)
-
-    def _check_room(self, client: str, reserved: int) -> None:
-        """Raises Overloaded if all places or bytes are taken, or this client's share of them."""
-        config, share = self.config, self.config.max_client_share
-        rooms = (
-            ("the server", self._held, 1.0),
-            ("this client", self._held_by[client], share),
-        )
-        for whose, held, part in rooms:
-            most_requests = max(1, int(part * config.max_requests))
-            most_bytes = int(part * config.max_inflight_bytes)
-            if held.requests >= most_requests:
-                raise Overloaded(
-                    f"{whose} has {held.requests} requests, as many as may be at one time",
-                    COME_AGAIN_S,
-                )
-            # One request is always allowed.
-            if held.requests and held.bytes + reserved > most_bytes:
-                raise Overloaded(
-                    f"the request needs {reserved} bytes, and {whose} has {held.bytes} of "
-                    f"{most_bytes} in flight",
-                    COME_AGAIN_S,
-                )
-
-    def _forget_if_idle(self, client: str) -> None:
-        if not self._held_by[client].requests:
-            del self._held_by[client]
 
     def _portion(
         self,
@@ -232,13 +187,6 @@ class Handler:
             raise CallerGoneError from None
         turn.lend()
         return encoded, turn
-
-    def _release(self, client: str, reserved: int) -> None:
-        with self._lock:
-            for held in (self._held, self._held_by[client]):
-                held.requests -= 1
-                held.bytes -= reserved
-            self._forget_if_idle(client)
 
 
 class Admission:
@@ -283,4 +231,4 @@ class Admission:
     def close(self) -> None:
         # Taken once and never given back.
         if self._closing.acquire(blocking=False):
-            self._handler._release(self.call.client, self._reserved)
+            self._handler._places.give_back(self.call.client, self._reserved)

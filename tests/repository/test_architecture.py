@@ -21,8 +21,10 @@ ARROWS = {
         "metalm_service.config",
         "metalm_service.core",
         "metalm_service.fairness",
+        "metalm_service.places",
     },
     "metalm_service.fairness": set(),
+    "metalm_service.places": {"metalm_proto"},
     "metalm_service.metrics": {
         "metalm_proto",
         "metalm_service.calls",
@@ -44,6 +46,7 @@ ARROWS = {
         "metalm_service.config",
         "metalm_service.grpc",
         "metalm_service.handler",
+        "metalm_service.places",
         "metalm_service.tls",
         "metalm_service.tokens",
     },

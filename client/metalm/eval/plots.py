@@ -140,7 +140,7 @@ def _exposures(axes: Axes, lines: list[_Line]) -> None:
         table = line.tables["exposure"]
         _draw(axes, line, table, _middles(table, range(len(table.bins))), range(len(table.bins)))
     axes.set_xscale("symlog", base=2, linthresh=1)
-    axes.set_xlabel("exposure: times the element was heard before")
+    axes.set_xlabel("exposure (times the element was heard before)")
     axes.xaxis.set_major_formatter(_plain)
     axes.set_ylabel("NLL, nats per token")
     _finish(axes)
@@ -163,7 +163,7 @@ def _lags(axes: Axes, lines: list[_Line]) -> None:
     axes.set_xscale("log", base=2)
     low, high = chosen or (0, None)
     told = f"{low}" if high == low + 1 else f"{low} to {(high or low + 1) - 1}"
-    axes.set_xlabel(f"lag: tokens since it was heard, at exposure {told}")
+    axes.set_xlabel(f"lag (tokens since heard), exposure {told}")
     axes.xaxis.set_major_formatter(_plain)
     _finish(axes)
 
@@ -176,7 +176,7 @@ def _offsets(axes: Axes, lines: list[_Line]) -> None:
         share = np.cumsum([table.tokens[i] for i in places], dtype=np.float64)
         places = [i for i, told in zip(places, share, strict=True) if told <= 0.99 * share[-1]]
         _draw(axes, line, table, _middles(table, places), places)
-    axes.set_xlabel("offset in an element that was heard before")
+    axes.set_xlabel("offset in an element heard before")
     _finish(axes)
 
 
@@ -206,6 +206,9 @@ def _draw(
 
 def _finish(axes: Axes) -> None:
     axes.set_ylim(bottom=0)
+    axes.margins(x=0)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.label.set_size(8.5)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -233,7 +236,15 @@ def _label_ends(axes: Axes, ends: Iterable[tuple[float, str, str]]) -> None:
             color=colour,
             fontsize=8.5,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6},
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.5,
+                "alpha": 0.6,
+                "relpos": (0, 0.5),
+                "shrinkA": 2,
+                "shrinkB": 0,
+            },
             annotation_clip=False,
         )
 

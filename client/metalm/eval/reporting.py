@@ -45,7 +45,7 @@ def make_report(
 ) -> Report:
     """`tally`: an evaluator's. `sequences`: float64 [2, samples], the model's mean loss on each
     sample in the order of the set, over all positions and over the last half."""
-    from metalm_service.core.floors import LADDER, closed
+    from metalm_service.core.floors import LADDER
 
     names = tally.names
     tables = {
@@ -59,7 +59,8 @@ def make_report(
         for part in _LADDER_TABLES:
             tables[part].curves.update(curve_table(summed, part, others).curves)
     found = preset_of(evaluation_set)
-    cost = closed.learning_cost(evaluation_set.spec)
+    forms = closed_forms(evaluation_set.spec)
+    cost = forms["learning_cost_nats"]
     total = {field: _total(tally, name) for field, name in _PAIRED.items()}
     return Report(
         evaluation_set=evaluation_set,
@@ -79,7 +80,7 @@ def make_report(
             over_genie_languages=total["over_genie"].mean / cost,
         ),
         memory=_memory(tally, evaluation_set, sequences[1]) if memory else None,
-        closed_forms=closed_forms(evaluation_set.spec),
+        closed_forms=forms,
         floors=floors,
         tables=tables,
         sequences={
@@ -95,7 +96,7 @@ def closed_forms(spec: Spec) -> dict[str, float]:
     from metalm_service.core.floors import closed
 
     return {
-        "known_nats": closed.known(spec),
+        "known_nats": closed.known_language(spec),
         "content_free_nats": closed.content_free(spec),
         "learning_cost_nats": closed.learning_cost(spec),
         "horizon_tokens": closed.horizon(spec),

@@ -11,6 +11,8 @@ from metalm.eval.report import Curve, Estimate, Excess, Memory, Report, Table
 from metalm_proto.spec import SPEC_FIELDS
 
 _BRACKET = ("greedy", "genie", "known")
+_SHOWN = {"exposure": (None,), "lag": (1, 5), "offset": (0, 1)}
+"""At which exposures; the others are in the JSON."""
 
 
 def floors_text(floors: Floors) -> str:
@@ -162,10 +164,12 @@ def _low(table: Table, place: int) -> int:
 
 
 def _by_circumstance(tables: Mapping[str, Table], names: Sequence[str]) -> Iterator[str]:
-    for part in ("exposure", "lag", "offset"):
+    for part, shown in _SHOWN.items():
         table = tables[part]
         bins = [(one.get("exposure_from"), one.get("exposure_to")) for one in table.bins]
         for fixed, group in groupby(range(len(bins)), key=lambda i: bins[i]):
+            if fixed[0] not in shown:
+                continue
             places = list(group)
             at = "" if fixed[0] is None else f", exposure {_range(fixed[0], fixed[1])}"
             yield ""

@@ -13,6 +13,10 @@ from typing import Any
 
 import numba
 
+inlined = numba.njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)  # type: ignore[call-overload]
+"""A part of a kernel that allocates nothing. Without _nrt=False (no run-time for references) each
+call counts the references to its arrays up and down, which is dearer than all else in it."""
+
 
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

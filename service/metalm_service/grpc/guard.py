@@ -20,7 +20,7 @@ from metalm_service.grpc.behaviours import (
 )
 from metalm_service.grpc.calls import CallContext
 from metalm_service.grpc.status import abort
-from metalm_service.handler import COME_AGAIN_S
+from metalm_service.places import COME_AGAIN_S
 from metalm_service.tokens import Tokens
 
 

@@ -1,26 +1,27 @@
 """The Bayes learner as a compiled kernel: genie, greedy, last copy and vote.
 
 What it computes is written in `reference.py`. Its memory is in proportion to the sample: what is
-known of a token of an element is a chain of nodes, one for each symbol that was heard there.
+known of a token of an element, here a place, is a chain of nodes, one for each symbol heard there.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-_jit = numba.njit(nogil=True, error_model="numpy", inline="always")
+from metalm_service.core.compiling import inlined
 
 COUNTS, LAST, VOTE = 0, 1, 2
 """What is remembered of the copies: how often each symbol was heard, and the channel; the last one
 alone; the shares of the symbols, without knowing the channel."""
 
-NEGLIGIBLE = 1e-18
-"""A candidate whose weight falls below this is not looked at again before the next separator: what
+_NEGLIGIBLE = 1e-18
+"""A candidate whose share falls below this is not looked at again before the next separator: what
 it could still become it becomes as rarely."""
 
 _SMALLEST = 1e-200
-"""The weight of the new element stays above: far below all others, far above what underflows."""
+"""The share of the new element stays above: far below all others, far above what underflows."""
+
+_RESCALED_BELOW = 1e-60
 
 _CLEARLY = 1 + 1e-9
 """So much more probable a later candidate must be: rounding decides nothing."""
@@ -28,26 +29,34 @@ _CLEARLY = 1 + 1e-9
 _LEAST_P = 1e-300
 
 
-@_jit
-def _probability(token, place, head, unheard, node_token, node_p, node_next):
+@inlined
+def _bit(token):
+    return np.uint64(1) << np.uint64(token & 63)
+
+
+@inlined
+def _probability(token, place, head, bits, unheard, node_token, node_p, node_next):
     """P(the element's token is `token`) at a place."""
-    node = head[place]
-    while node >= 0:
-        if node_token[node] == token:
-            return node_p[node]
+    # Most candidates are the wrong ones and have not heard it: that is seen at a glance.
+    node = head[place] if bits[place] & _bit(token) else -1
+    while node >= 0 and node_token[node] != token:
         node = node_next[node]
-    return unheard[place]
+    return node_p[node] if node >= 0 else unheard[place]
 
 
-@_jit
+@inlined
 def _weigh(
-    place, head, unheard, node_count, node_p, node_next, memory, powers, falling, symbols
+    place, head, unheard, node_count, node_p, node_next, memory, alone, powers, falling, symbols
 ):  # fmt: skip
     """Computes the probabilities at a place anew from its counts.
 
     Weights are ratio^(count - pivot), where the pivot is the count of the greatest of them, so that
     none overflows.
     """
+    first = head[place]
+    if node_next[first] < 0 and memory != VOTE:
+        node_p[first], unheard[place] = alone[0, node_count[first]], alone[1, node_count[first]]
+        return
     heard, total = 0, 0
     least, most = 2**62, 0
     node = head[place]
@@ -72,17 +81,62 @@ def _weigh(
     z = rest * powers[pivot]
     node = head[place]
     while node >= 0:
-        node_p[node] = powers[abs(node_count[node] - pivot)]
-        z += node_p[node]
+        z += powers[abs(node_count[node] - pivot)]
         node = node_next[node]
-    unheard[place] = powers[pivot] / z
+    scale = 1.0 / z
+    unheard[place] = powers[pivot] * scale
     node = head[place]
     while node >= 0:
-        node_p[node] /= z
+        node_p[node] = powers[abs(node_count[node] - pivot)] * scale
         node = node_next[node]
 
 
-def bayes(  # noqa: PLR0915
+@inlined
+def _remember(
+    x, start, end, base, is_first, used, head, bits, unheard,
+    node_token, node_count, node_p, node_next, memory, alone, powers, falling, symbols,
+):  # fmt: skip
+    """Adds the copy x[start:end] to the places from base on; returns how many nodes there are."""
+    for i in range(start, end):
+        token, place = x[i], base + i - start
+        if is_first or memory == LAST:
+            head[place], bits[place], unheard[place] = -1, np.uint64(0), 1.0 / symbols
+        if token == 0:
+            continue
+        node = head[place]
+        while node >= 0 and node_token[node] != token:
+            node = node_next[node]
+        if node >= 0:
+            node_count[node] += 1
+        else:
+            node_token[used], node_count[used], node_next[used] = token, 1, -1
+            # The first one heard, most often the right one, stays in front.
+            front = head[place]
+            if front < 0:
+                head[place] = used
+            else:
+                node_next[used] = node_next[front]
+                node_next[front] = used
+            bits[place] |= _bit(token)
+            used += 1
+        _weigh(
+            place, head, unheard, node_count, node_p, node_next,
+            memory, alone, powers, falling, symbols,
+        )  # fmt: skip
+    return used
+
+
+@inlined
+def _most_probable(j, known, new, lives, live, weight, slot_length):
+    """The candidate of length j with the greatest weight; `known` is the new one."""
+    slot, best = known, 0.0
+    for i in range(lives):
+        if slot_length[live[i]] == j and weight[i] > best * _CLEARLY:
+            slot, best = live[i], weight[i]
+    return known if new > best * _CLEARLY else slot
+
+
+def bayes(  # noqa: PLR0915 - the kernel is one function on purpose
     x, y, slots, is_given, out, memory,
     kept, wrong, symbols, elements, doubt, powers, falling, ends, goes_on, separator,
 ):  # fmt: skip
@@ -91,141 +145,97 @@ def bayes(  # noqa: PLR0915
     `is_given`: slots, int32 [repetitions], tells the element of each finished repetition, numbered
     as they appear. Else every repetition goes to its most probable candidate, and slots receives
     which. `powers`: the greater of ratio and 1/ratio to the power of 0, -1, ...; `falling`: the
-    ratio is below 1. `doubt`: weight of a new element, in units of one known, once there are as
-    many known as can be. Returns how many elements there are.
+    ratio is below 1. `doubt`: weight of a new element, in units of a known one, once there are as
+    many known as can be.
     """
     length = len(x)
-    most_slots = length // 4 + 2
-    slot_length, slot_base = np.empty(most_slots, np.int64), np.empty(most_slots, np.int64)
-    live, weight, p_next = (
-        np.empty(most_slots, np.int64), np.empty(most_slots), np.empty(most_slots)
-    )  # fmt: skip
-    head, unheard = np.empty(length + 1, np.int32), np.empty(length + 1)
-    node_token, node_next = np.empty(length + 1, np.int32), np.empty(length + 1, np.int32)
-    node_count, node_p = np.empty(length + 1, np.int64), np.empty(length + 1)
-    masked_out = kept + (symbols - 1.0) * wrong
-    gain = kept - wrong
-    new_token = masked_out / symbols
-
-    known = places = nodes = repetition = 0
-    lives = 0
-    new = 1.0
-    start = 0
-    expected = -1
+    most = length // 4 + 2
+    slot_length, slot_base = np.empty(most, np.int64), np.empty(most, np.int64)
+    live, weight, p_next = np.empty(most, np.int64), np.empty(most), np.empty(most)
+    # Of each place, and of each node.
+    head, bits, unheard = np.empty(length, np.int32), np.empty(length, np.uint64), np.empty(length)
+    node_token, node_count = np.empty(length, np.int32), np.empty(length, np.int32)
+    node_p, node_next = np.empty(length), np.empty(length, np.int32)
+    gain, new_token = kept - wrong, (kept + (symbols - 1.0) * wrong) / symbols
+    # P of the one symbol that was heard at a place, and of each other, after so many copies.
+    alone = np.empty((2, most))
+    for count in range(most):
+        own, other = 1.0, powers[count]
+        if falling:
+            own, other = other, own
+        alone[0, count] = own / (own + (symbols - 1.0) * other)
+        alone[1, count] = other / (own + (symbols - 1.0) * other)
+    known = filled = used = repetition = lives = start = 0
+    new, expected, least = 1.0, -1, 0.0
     for t in range(length):
-        token = x[t]
+        token, target = x[t], y[t]
+        j = t + 1 - start
+        is_judged = token != 0
         if token == separator:
-            # Which element ended?
-            j = t - start
-            slot = known
-            if is_given:
-                slot = slots[repetition]
-            else:
-                best = 0.0
-                for i in range(lives):
-                    if slot_length[live[i]] == j and weight[i] > best * _CLEARLY:
-                        slot, best = live[i], weight[i]
-                if new * ends[min(j, len(ends) - 1)] > best * _CLEARLY:
-                    slot = known
+            end = t - start
+            new *= ends[min(end, len(ends) - 1)]
+            slot = slots[repetition]
+            if not is_given:
+                slot = _most_probable(end, known, new, lives, live, weight, slot_length)
                 slots[repetition] = slot
             repetition += 1
-            if slot == known:
-                slot_length[slot], slot_base[slot] = j, places
-                head[places : places + j] = -1
-                places += j
+            is_first = slot == known
+            if is_first:
+                slot_length[slot], slot_base[slot] = end, filled
+                filled += end
                 known += 1
-            base = slot_base[slot]
-            for i in range(j):
-                heard = x[start + i]
-                if heard == 0 and memory != LAST:
-                    if head[base + i] < 0:
-                        unheard[base + i] = 1.0 / symbols
-                    continue
-                if memory == LAST:
-                    head[base + i] = -1
-                node = head[base + i]
-                while node >= 0 and node_token[node] != heard:
-                    node = node_next[node]
-                if heard == 0:
-                    pass
-                elif node >= 0:
-                    node_count[node] += 1
-                else:
-                    node_token[nodes], node_count[nodes] = heard, 1
-                    # The first one heard, most often the right one, stays in front.
-                    front = head[base + i]
-                    if front < 0:
-                        node_next[nodes] = -1
-                        head[base + i] = nodes
-                    else:
-                        node_next[nodes] = node_next[front]
-                        node_next[front] = nodes
-                    nodes += 1
-                _weigh(
-                    base + i, head, unheard, node_count, node_p, node_next,
-                    memory, powers, falling, symbols,
-                )  # fmt: skip
+            used = _remember(
+                x, start, t, slot_base[slot], is_first, used, head, bits, unheard,
+                node_token, node_count, node_p, node_next, memory, alone, powers, falling, symbols,
+            )  # fmt: skip
             # Any of the known ones may come next, or one of the others.
-            lives = known
+            lives, least = known, 0.0
             for i in range(known):
                 live[i], weight[i] = i, 1.0
             new = float(elements - known)
             if known >= elements:
                 new = 0.0 if is_given else doubt
-            start = t + 1
-            expected = -1
+            start, j, is_judged = t + 1, 0, False
         else:
-            j = t - start
-            new *= goes_on[min(j, len(goes_on) - 1)]
-            if token != 0:
+            new *= goes_on[min(j - 1, len(goes_on) - 1)]
+            if is_judged:
                 new *= new_token
-            left = 0
-            for i in range(lives):
-                slot = live[i]
-                if slot_length[slot] <= j:
-                    continue
-                w = weight[i]
-                if token != 0:
-                    p = p_next[i]
-                    if token != expected:
-                        p = _probability(
-                            token, slot_base[slot] + j, head, unheard,
-                            node_token, node_p, node_next,
-                        )  # fmt: skip
-                    w *= wrong + gain * p
-                live[left], weight[left] = slot, w
-                left += 1
-            lives = left
-        # Predict what stands at offset j.
-        j = t + 1 - start
-        total = new
+        # The token at offset j - 1 was heard; the target stands at offset j.
+        total, p, left = 0.0, 0.0, 0
         for i in range(lives):
-            total += weight[i]
-        scale = 1.0 / total if total > 0 else 0.0
-        if new > 0:
-            new = max(new * scale, _SMALLEST)
-        target = y[t]
-        expected = target
-        p = new * ends[min(j, len(ends) - 1)]
-        if target != separator:
-            p = new * goes_on[min(j, len(goes_on) - 1)] / symbols
-        left = 0
-        for i in range(lives):
-            w = weight[i] * scale
-            if w < NEGLIGIBLE:
+            w, slot = weight[i], live[i]
+            size, place = slot_length[slot], slot_base[slot] + j
+            if size < j or w <= least:
                 continue
-            slot = live[i]
+            if is_judged:
+                q = p_next[i]
+                if token != expected:
+                    q = _probability(
+                        token, place - 1, head, bits, unheard, node_token, node_p, node_next
+                    )
+                w *= wrong + gain * q
+            total += w
             live[left], weight[left] = slot, w
-            if slot_length[slot] == j:
+            if size == j:
                 if target == separator:
                     p += w
             elif target != separator:
-                q = _probability(
-                    target, slot_base[slot] + j, head, unheard, node_token, node_p, node_next
-                )
+                q = _probability(target, place, head, bits, unheard, node_token, node_p, node_next)
                 p_next[left] = q
                 p += w * q
             left += 1
-        lives = left
-        out[t] = -np.log(max(p, _LEAST_P))
-    return known
+        lives, expected = left, target
+        if new > 0:
+            new = max(new, _SMALLEST * total)
+            total += new
+            if target == separator:
+                p += new * ends[min(j, len(ends) - 1)]
+            else:
+                p += new * (goes_on[min(j, len(goes_on) - 1)] / symbols)
+        out[t] = -np.log(max(p / total if total > 0 else 0.0, _LEAST_P))
+        if total < _RESCALED_BELOW and total > 0:
+            scale, total = 1.0 / total, 1.0
+            new *= scale
+            for i in range(lives):
+                weight[i] *= scale
+        least = total * _NEGLIGIBLE

@@ -7,8 +7,9 @@ open addresses; their keys are exact, so nothing collides but places.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from metalm_service.core.compiling import inlined
 
 ORDER = 4
 
@@ -16,10 +17,8 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 _32 = np.uint64(32)
 _FREE = np.uint64(2**64 - 1)
 
-_jit = numba.njit(nogil=True, error_model="numpy", inline="always")
 
-
-@_jit
+@inlined
 def _place(keys, bits, node, token):
     """Where the pair stands in a table of 2^bits keys, or the free place where it belongs."""
     key = (np.uint64(node) << _32) | np.uint64(token)

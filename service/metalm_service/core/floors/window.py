@@ -8,18 +8,17 @@ factors of 0 are counted apart.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
+
+from metalm_service.core.compiling import inlined
 
 _FAINT = -45.0
 """Weights e^-45 below the greatest add nothing in double precision."""
 
 _LEAST_P = 1e-300
 
-_jit = numba.njit(nogil=True, error_model="numpy", inline="always")
 
-
-@_jit
+@inlined
 def _find(token, place, head, node_token, node_next):
     """The node of a token at a place, or -1."""
     node = head[place]
@@ -28,7 +27,7 @@ def _find(token, place, head, node_token, node_next):
     return node
 
 
-@_jit
+@inlined
 def _weigh(
     place, head, unheard, unheard_log, node_count, node_p, node_log, node_next,
     kept, wrong, symbols, powers, falling,
@@ -61,7 +60,7 @@ def _weigh(
         node = node_next[node]
 
 
-def window(  # noqa: PLR0915
+def window(  # noqa: PLR0915 - the kernel is one function on purpose
     x, y, slots, out, width,
     kept, wrong, symbols, elements, powers, falling, ends, goes_on, separator,
 ):  # fmt: skip

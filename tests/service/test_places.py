@@ -1,0 +1,140 @@
+"""Places and bytes: who gets them when there are fewer than are wanted."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from metalm_proto.errors import Overloaded
+from metalm_service.places import COME_AGAIN_S, PATIENCE_S, Places
+
+
+class Clock:
+    """Time that passes when the test says so."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def turned_away(places: Places, client: str, nbytes: int = 1) -> bool:
+    """Whether there was no room; if there was, it is taken."""
+    try:
+        places.take(client, nbytes)
+    except Overloaded as refusal:
+        return refusal.retry_after_s == COME_AGAIN_S
+    return False
+
+
+def wait_in_vain(places: Places, clock: Clock, client: str, nbytes: int = 1) -> None:
+    """Asks every two seconds, as one is told to, until patience is over."""
+    begun_s = clock.now_s
+    while clock.now_s <= begun_s + PATIENCE_S:
+        assert turned_away(places, client, nbytes)
+        clock.now_s += COME_AGAIN_S
+
+
+def test_room_is_limited_for_all_and_for_each() -> None:
+    places = Places(4, 100, 0.5)
+    places.take("a", 10)
+    places.take("a", 10)
+    with pytest.raises(Overloaded, match="this client has 2 requests"):
+        places.take("a", 10)
+    with pytest.raises(Overloaded, match="the server has 20 of 100"):
+        places.take("b", 81)
+    with pytest.raises(Overloaded, match="needs 40 bytes, and this client has 20 of 50"):
+        Places.take(filled := Places(4, 100, 0.5), "a", 20)
+        filled.take("a", 40)
+    places.take("b", 40)
+    places.take("b", 10)
+    with pytest.raises(Overloaded, match="the server has 4 requests"):
+        places.take("c", 1)
+    assert (places.requests, places.bytes) == (4, 70)
+    for client, nbytes in (("a", 10), ("a", 10), ("b", 40), ("b", 10)):
+        places.give_back(client, nbytes)
+    assert (places.requests, places.bytes) == (0, 0)
+
+
+def test_one_request_is_always_allowed() -> None:
+    places = Places(1, 100, 0.1)
+    places.take("a", 100)
+
+
+def test_a_place_is_kept_for_who_waited_longest() -> None:
+    clock = Clock()
+    places = Places(2, 100, 1.0, clock)
+    places.take("quick", 1)
+    places.take("quick", 1)
+    wait_in_vain(places, clock, "patient")
+    places.give_back("quick", 1)
+    with pytest.raises(Overloaded, match="who has waited longest is kept a place"):
+        places.take("quick", 1)
+    assert turned_away(places, "newcomer")
+    places.take("patient", 1)
+    places.give_back("quick", 1)
+    places.take("quick", 1)
+
+
+def test_bytes_are_kept_too() -> None:
+    """A large request is not passed by for ever by small ones, which find room between."""
+    clock = Clock()
+    places = Places(100, 100, 1.0, clock)
+    for _ in range(9):
+        places.take("small", 10)
+    wait_in_vain(places, clock, "large", 50)
+    for _ in range(4):
+        assert turned_away(places, "small", 10)
+        places.give_back("small", 10)
+    places.take("large", 50)
+
+
+def test_nothing_is_kept_for_who_does_not_come_again() -> None:
+    clock = Clock()
+    places = Places(1, 100, 1.0, clock)
+    places.take("quick", 1)
+    wait_in_vain(places, clock, "patient")
+    places.give_back("quick", 1)
+    assert turned_away(places, "quick")
+    clock.now_s += 3 * COME_AGAIN_S
+    places.take("quick", 1)
+    # Who comes back after that begins anew.
+    assert turned_away(places, "patient")
+    places.give_back("quick", 1)
+    places.take("quick", 1)
+
+
+def test_ever_new_names_do_not_fill_the_memory() -> None:
+    places = Places(1, 100, 1.0, Clock())
+    places.take("quick", 1)
+    for number in range(5000):
+        assert turned_away(places, f"client {number}")
+    assert len(places._waiting) <= 1024
+
+
+def test_all_are_served_where_most_are_quicker() -> None:
+    """Twelve clients for four places, all of which ask again at once; each waits as it is told."""
+    clock, chance = Clock(), random.Random(1)
+    places = Places(4, 1000, 0.5, clock)
+    served: Counter[str] = Counter()
+    comes_at = {f"client {number}": 0.001 * number for number in range(12)}
+    ends_at: dict[str, float] = {}
+    while clock.now_s < 120:
+        client = min(comes_at, key=comes_at.__getitem__)
+        clock.now_s = comes_at[client]
+        if client in ends_at:
+            places.give_back(client, 1)
+            del ends_at[client]
+            served[client] += 1
+        if turned_away(places, client):
+            comes_at[client] += COME_AGAIN_S * chance.uniform(0.5, 1.5)
+        else:
+            comes_at[client] += 0.3
+            ends_at[client] = comes_at[client]
+    assert len(served) == 12
+    assert min(served.values()) * 4 > max(served.values())
+    # What is kept idle is less than one place of the four, which serve one each 0.3 s.
+    assert served.total() > 0.75 * 120 / 0.3 * 4
