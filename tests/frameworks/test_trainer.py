@@ -26,7 +26,7 @@ from training.meter import Meter
 from training.recipe import RECIPES
 from training.trainer import Trainer
 
-SPEC = {"V": 8, "n": 3, "l": 4, "L": 40}
+SPEC: dict[str, Any] = {"V": 8, "n": 3, "l": 4, "L": 40}
 SMALL = [
     *(part for name, value in SPEC.items() for part in (f"-{name}", str(value))),
     *[
@@ -101,7 +101,7 @@ def signalling(at: int, number: int, seen: list[Any]) -> Any:
 def same(one: Any, other: Any) -> bool:
     """Bit for bit, through dictionaries and lists."""
     if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
+        return bool(torch.equal(one, other))
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):

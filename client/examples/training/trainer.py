@@ -53,11 +53,11 @@ class Trainer:
         self.step += 1
         return total / y.numel()
 
-    @torch.no_grad()
     def losses_on(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """-ln p(y[t] | x[0..t]) in nats, float32 [B, L], of the model as it is."""
         self.model.eval()
-        return torch.cat(list(self._losses(x, y)), 1)
+        with torch.no_grad():
+            return torch.cat(list(self._losses(x, y)), 1)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the steps to come depend on, beside recipe and data."""
