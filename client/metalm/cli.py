@@ -78,6 +78,10 @@ def _warm(options: argparse.Namespace) -> None:
     from metalm_service.core import engine
 
     engine.warm()
+    if engine.engine_name() == "numba":
+        from metalm_service.core import floors
+
+        floors.warm()
 
 
 def _sample(options: argparse.Namespace) -> None:

@@ -192,6 +192,7 @@ def test_results_are_what_the_weights_say_of_the_test_set(tmp_path: Path) -> Non
         (("--steps", "0"), "steps is 0; it must be an integer with 1 <= steps"),
         (("--preset", "10x32-metagym"), "vocab_size (V) is '8'; it must be absent with"),
         (("--device", "abacus"), "device is 'abacus'"),
+        (("--model", "txl", "--width", "6"), "width is 6; it must be a multiple of 4"),
     ],
     ids=str,
 )

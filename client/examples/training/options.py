@@ -43,6 +43,7 @@ _RECIPE = (
     Field(name="weight_decay", kind=float, lower=0, upper=1, doc="of AdamW"),
     Field(name="model_seed", lower=0, upper=2**63 - 1, doc="of the first weights"),
 )
+_BATCH_SIZE = replace(BATCH_SIZE, default=None)
 _REPORT_EVERY = Field(name="report_every", default=10, lower=1, upper=2**40, doc="steps")
 _EVALUATE_EVERY = Field(name="evaluate_every", default=500, lower=1, upper=2**40, doc="steps")
 _CHECKPOINT_EVERY = Field(name="checkpoint_every", default=500, lower=1, upper=2**40, doc="steps")
@@ -89,7 +90,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         help="of the products [bfloat16 on a GPU, else float32]",
     )
     made.add_argument("--device", help="[cuda, where there is one, else cpu]")
-    for field in (*_RECIPE, BATCH_SIZE, *_SIZE, *_RUN, _SAMPLES, _THREADS, *SPEC_FIELDS, SEED):
+    for field in (*_RECIPE, _BATCH_SIZE, *_SIZE, *_RUN, _SAMPLES, _THREADS, *SPEC_FIELDS, SEED):
         flags.add(made, field)
     flags.add_url(made)
     return made
@@ -114,13 +115,13 @@ def parsed(given: argparse.Namespace) -> Options:
 
 def _recipe(given: argparse.Namespace, device: torch.device) -> Recipe:
     recipe = RECIPES[given.model]
+    size = replace(recipe.size, **_found(_SIZE, given))
+    if given.model != "lstm" and size.width % (2 * size.heads):
+        bound = f"a multiple of {2 * size.heads}, as there are {size.heads} heads"
+        raise InvalidArgument("width", size.width, bound)
     precision = given.precision or ("bfloat16" if device.type == "cuda" else "float32")
-    return replace(
-        recipe,
-        precision=precision,
-        size=replace(recipe.size, **_found(_SIZE, given)),
-        **_found((*_RECIPE, BATCH_SIZE), given),
-    )
+    others = _found((*_RECIPE, _BATCH_SIZE), given)
+    return replace(recipe, size=size, precision=precision, **others)
 
 
 def _found(fields: Sequence[Field], given: argparse.Namespace) -> dict[str, Any]:

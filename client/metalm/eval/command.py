@@ -66,6 +66,11 @@ def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
     )
     flags.add_preset(parser)
     parser.add_argument("--label", help="the model's name in tables and pictures")
+    parser.add_argument(
+        "--brief",
+        action="store_true",
+        help="leave out the ladder and the effective memory, which take most of the time",
+    )
     _add_output_flags(parser, "report")
 
 
@@ -73,7 +78,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """Prints a report, and writes it as JSON and as a picture. Raises as `run_floors` does."""
     outputs = _Outputs(options, "report")
     chosen = None if options.preset is None else preset(options.preset)
-    report = evaluator_of(options.results, chosen, options.label).report()
+    evaluator = evaluator_of(options.results, chosen, options.label)
+    report = evaluator.report(ladder=not options.brief, memory=not options.brief)
     print(report_text(report), flush=True)
     outputs.write(report.write, lambda path: plot_reports(report, path))
 
@@ -180,7 +186,7 @@ class _Outputs:
                 write_plot(self._plot)
                 written.append(self._plot)
             except ModuleNotFoundError as error:
-                if self._plot_is_wanted or error.name != "matplotlib":
+                if self._plot_is_wanted or not (error.name or "").startswith("matplotlib"):
                     raise
                 print(
                     "metalm: no picture, as there is no matplotlib; install it with: "

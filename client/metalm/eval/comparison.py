@@ -45,7 +45,7 @@ def _rows(reports: Sequence[Report]) -> Iterator[list[str]]:
         ("last half: excess, nats", lambda one: f"{one.excess_last_half.over_greedy.mean:.4f}"),
         ("effective memory W*", lambda one: memory_text(one.memory) if one.memory else "-"),
         ("cumulative excess, nats", lambda one: f"{one.cumulative.over_greedy.mean:.1f}"),
-        ("in learning costs", languages_text),
+        ("in learning costs", lambda one: languages_text(one).removesuffix(" times")),
         ("samples", lambda one: str(one.samples)),
     ]
     for name, cell in columns:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metalm.eval.evaluation_set import EvaluationSet
-from metalm.eval.inputs import Losses, losses_of
+from metalm.eval.inputs import Losses, losses_of, samples_in
 from metalm.eval.report import Report
 from metalm_proto.batch import Batch, digest_of
 from metalm_proto.errors import CorruptBatch, InvalidArgument
@@ -72,14 +72,14 @@ class Evaluator:
         """Takes the predictions of a batch, or of the samples from the index `batch` on.
 
         `values`: log-probabilities of the targets y in nats [B, L], or logits [B, L, V + 2];
-        numpy, torch on any device, and whatever numpy takes for an array; float16, bfloat16,
-        float32, float64. Logits are normalised here, over all V + 2 ids.
+        numpy, torch on any device, or any other array with a shape that numpy can read; float16,
+        bfloat16, float32, float64. Logits are normalised here, over all V + 2 ids.
 
         Raises InvalidArgument for another spec, seed, split or shape, for a sample that was taken
         before, and for a log-probability that is NaN, infinite or above 0; CorruptBatch for a batch
         whose digest is another than that of its samples. Then nothing of it is taken.
         """
-        runs = list(self._runs(batch, len(values)))
+        runs = list(self._runs(batch, samples_in(values)))
         for first, size in runs:
             self._check_new(first, size)
         taken = []

@@ -11,7 +11,7 @@ from typing import Any
 
 from metalm.eval.evaluation_set import EvaluationSet
 from metalm.eval.report import Estimate, Table
-from metalm.eval.reporting import closed_forms, curve_table, estimate
+from metalm.eval.reporting import curve_table, estimate
 from metalm_proto.spec import Spec, Split
 
 
@@ -79,9 +79,5 @@ def floors(
         exact_samples=summary.exact,
         overall={name: estimate(summary.tally, name, "overall") for name in names},
         tables={part: curve_table(summary.tally, part, names) for part in parts},
-        document={
-            **summary.as_dict(),
-            "version": version("metalm"),
-            "closed_forms": closed_forms(spec),
-        },
+        document={**summary.as_dict(), "version": version("metalm")},
     )

@@ -20,6 +20,14 @@ _NUMBERS_AT_A_TIME = 2**22
 Losses = NDArray[np.floating[Any]]
 
 
+def samples_in(values: Any) -> int:
+    """B. Raises InvalidArgument for what has no shape."""
+    shape = tuple(getattr(values, "shape", ()))
+    if not shape:
+        raise InvalidArgument("values", type(values).__name__, "an array of samples")
+    return int(shape[0])
+
+
 def losses_of(values: Any, targets: Tokens, spec: Spec, first: int) -> Losses:
     """-ln p of the targets [B, L], in nats: float64 for float64 values, else float32.
 

@@ -148,12 +148,15 @@ def _exposures(axes: Axes, lines: list[_Line]) -> None:
 
 def _lags(axes: Axes, lines: list[_Line]) -> None:
     """At one exposure: the one of 5 to 8, or the highest below that there is."""
-    chosen = None
+    groups = {
+        (one["exposure_from"] or 0, one["exposure_to"]) for one in lines[0].tables["lag"].bins
+    }
+    chosen = max((group for group in groups if group[0] <= 5), default=None)
+    if chosen is None:  # nothing was spoken twice
+        axes.set_axis_off()
+        return
     for line in lines:
         table = line.tables["lag"]
-        if chosen is None:
-            groups = {(one["exposure_from"] or 0, one["exposure_to"]) for one in table.bins}
-            chosen = max((group for group in groups if group[0] <= 5), default=None)
         places = [
             i
             for i, one in enumerate(table.bins)
@@ -161,7 +164,7 @@ def _lags(axes: Axes, lines: list[_Line]) -> None:
         ]
         _draw(axes, line, table, _middles(table, places), places)
     axes.set_xscale("log", base=2)
-    low, high = chosen or (0, None)
+    low, high = chosen
     told = f"{low}" if high == low + 1 else f"{low} to {(high or low + 1) - 1}"
     axes.set_xlabel(f"lag (tokens since heard), exposure {told}")
     axes.xaxis.set_major_formatter(_plain)
@@ -173,6 +176,9 @@ def _offsets(axes: Axes, lines: list[_Line]) -> None:
     for line in lines:
         table = line.tables["offset"]
         places = [i for i, one in enumerate(table.bins) if one["exposure_from"] == 1]
+        if not places:
+            axes.set_axis_off()
+            return
         share = np.cumsum([table.tokens[i] for i in places], dtype=np.float64)
         places = [i for i, told in zip(places, share, strict=True) if told <= 0.99 * share[-1]]
         _draw(axes, line, table, _middles(table, places), places)

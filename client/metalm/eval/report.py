@@ -117,13 +117,14 @@ class Excess:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cumulative:
     """The excess over the Bayes learner summed over a sequence, in nats (see `Excess`), and divided
-    by `learning_cost_nats`, what it costs to learn a language: k l sum of h_c."""
+    by `learning_cost_nats`, what it costs to learn a language, k l sum of h_c; None where that
+    costs nothing, for elements of a single symbol."""
 
     over_greedy: Estimate
     over_genie: Estimate
     learning_cost_nats: float
-    over_greedy_languages: float
-    over_genie_languages: float
+    over_greedy_languages: float | None
+    over_genie_languages: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,7 +24,6 @@ from metalm.eval.report import (
     Score,
     Table,
 )
-from metalm_proto.spec import Spec
 
 _LADDER_TABLES = ("segment",)
 _PAIRED = {"over_greedy": "over-greedy", "over_genie": "over-genie"}
@@ -46,6 +45,7 @@ def make_report(
     """`tally`: an evaluator's. `sequences`: float64 [2, samples], the model's mean loss on each
     sample in the order of the set, over all positions and over the last half."""
     from metalm_service.core.floors import LADDER
+    from metalm_service.core.floors.summary import closed_forms
 
     names = tally.names
     tables = {
@@ -76,8 +76,10 @@ def make_report(
         cumulative=Cumulative(
             **total,
             learning_cost_nats=cost,
-            over_greedy_languages=total["over_greedy"].mean / cost,
-            over_genie_languages=total["over_genie"].mean / cost,
+            **{
+                f"{field}_languages": one.mean / cost if cost else None
+                for field, one in total.items()
+            },
         ),
         memory=_memory(tally, evaluation_set, sequences[1]) if memory else None,
         closed_forms=forms,
@@ -88,19 +90,6 @@ def make_report(
             "last_half_nats": tuple(sequences[1].tolist()),
         },
     )
-
-
-def closed_forms(spec: Spec) -> dict[str, float]:
-    """What is known of a spec without any sample: losses in nats a token, the cost of learning a
-    language in nats, and the tokens after which one can be learnt."""
-    from metalm_service.core.floors import closed
-
-    return {
-        "known_nats": closed.known_language(spec),
-        "content_free_nats": closed.content_free(spec),
-        "learning_cost_nats": closed.learning_cost(spec),
-        "horizon_tokens": closed.horizon(spec),
-    }
 
 
 def _is_table(part: str) -> bool:

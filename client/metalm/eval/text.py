@@ -75,6 +75,8 @@ def languages_text(report: Report) -> str:
     """The cumulative excess in units of the learning cost."""
     low = report.cumulative.over_greedy_languages
     high = report.cumulative.over_genie_languages
+    if low is None or high is None:
+        return "and no multiple of"
     same = f"{low:.3f}" == f"{high:.3f}"
     return f"{low:.3f} times" if same else f"{low:.3f} to {high:.3f} times"
 

@@ -17,6 +17,7 @@ x[0..t] when it predicts y[t]) and normalised:
   elements are, and nothing of what they say. `uniform`: ln(A + 1), nothing at all.
 """
 
+from metalm_service.core.floors.cost import FloorsCost, cost_of
 from metalm_service.core.floors.curves import losses, warm
 from metalm_service.core.floors.predictors import BRACKET, LADDER, checked, window_of
 from metalm_service.core.floors.streams import NEVER, Targets, targets
@@ -25,8 +26,10 @@ __all__ = [
     "BRACKET",
     "LADDER",
     "NEVER",
+    "FloorsCost",
     "Targets",
     "checked",
+    "cost_of",
     "losses",
     "targets",
     "warm",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from metalm_service.core.compiling import inlined
+from metalm_service.core.floors.predictors import CLEARLY, DOUBT, SURE
 
 COUNTS, LAST, VOTE = 0, 1, 2
 """What is remembered of the copies: how often each symbol was heard, and the channel; the last one
@@ -22,9 +23,6 @@ _SMALLEST = 1e-200
 """The share of the new element stays above: far below all others, far above what underflows."""
 
 _RESCALED_BELOW = 1e-60
-
-_CLEARLY = 1 + 1e-9
-"""So much more probable a later candidate must be: rounding decides nothing."""
 
 _LEAST_P = 1e-300
 
@@ -128,25 +126,29 @@ def _remember(
 
 @inlined
 def _most_probable(j, known, new, lives, live, weight, slot_length):
-    """The candidate of length j with the greatest weight; `known` is the new one."""
-    slot, best = known, 0.0
+    """The candidate of length j with the greatest weight, and the share of the others if that is
+    the new one, `known`."""
+    slot, best, others = known, 0.0, 0.0
     for i in range(lives):
-        if slot_length[live[i]] == j and weight[i] > best * _CLEARLY:
-            slot, best = live[i], weight[i]
-    return known if new > best * _CLEARLY else slot
+        if slot_length[live[i]] == j:
+            others += weight[i]
+            if weight[i] > best * CLEARLY:
+                slot, best = live[i], weight[i]
+    if best > 0 and new <= best * CLEARLY:
+        return slot, 0.0
+    return known, others / (others + new) if others > 0 else 0.0
 
 
 def bayes(  # noqa: PLR0915 - the kernel is one function on purpose
     x, y, slots, is_given, out, memory,
-    kept, wrong, symbols, elements, doubt, powers, falling, ends, goes_on, separator,
+    kept, wrong, symbols, elements, powers, falling, ends, goes_on, separator,
 ):  # fmt: skip
     """out, float32 [L] = nats of each y given x up to it.
 
     `is_given`: slots, int32 [repetitions], tells the element of each finished repetition, numbered
     as they appear. Else every repetition goes to its most probable candidate, and slots receives
     which. `powers`: the greater of ratio and 1/ratio to the power of 0, -1, ...; `falling`: the
-    ratio is below 1. `doubt`: weight of a new element, in units of a known one, once there are as
-    many known as can be.
+    ratio is below 1.
     """
     length = len(x)
     most = length // 4 + 2
@@ -166,7 +168,7 @@ def bayes(  # noqa: PLR0915 - the kernel is one function on purpose
         alone[0, count] = own / (own + (symbols - 1.0) * other)
         alone[1, count] = other / (own + (symbols - 1.0) * other)
     known = filled = used = repetition = lives = start = 0
-    new, expected, least = 1.0, -1, 0.0
+    new, expected, least, wrong_splits = 1.0, -1, 0.0, 0.0
     for t in range(length):
         token, target = x[t], y[t]
         j = t + 1 - start
@@ -176,7 +178,8 @@ def bayes(  # noqa: PLR0915 - the kernel is one function on purpose
             new *= ends[min(end, len(ends) - 1)]
             slot = slots[repetition]
             if not is_given:
-                slot = _most_probable(end, known, new, lives, live, weight, slot_length)
+                slot, split = _most_probable(end, known, new, lives, live, weight, slot_length)
+                wrong_splits += split
                 slots[repetition] = slot
             repetition += 1
             is_first = slot == known
@@ -194,7 +197,7 @@ def bayes(  # noqa: PLR0915 - the kernel is one function on purpose
                 live[i], weight[i] = i, 1.0
             new = float(elements - known)
             if known >= elements:
-                new = 0.0 if is_given else doubt
+                new = 0.0 if is_given else wrong_splits if wrong_splits > SURE else DOUBT
             start, j, is_judged = t + 1, 0, False
         else:
             new *= goes_on[min(j - 1, len(goes_on) - 1)]

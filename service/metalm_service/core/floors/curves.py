@@ -19,10 +19,6 @@ from metalm_service.core.floors.streams import Ints, Stream, language, stream
 
 Losses = NDArray[np.float32]
 
-DOUBT = 1e-20
-"""Greedy's weight of a new element, against 1 for a known one, where as many are known as there
-can be: then it has taken one for two before. See `tests/core/test_floors_bracket.py`."""
-
 
 def losses(
     spec: Spec,
@@ -126,7 +122,6 @@ class _Task:
             wrong,
             float(channel.symbols),
             channel.elements,
-            DOUBT,
             self.powers,
             self.falling,
             self.lengths.ends,

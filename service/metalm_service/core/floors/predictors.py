@@ -29,6 +29,17 @@ LADDER = (
 )
 """What is plotted under a model: more information, or better use of it, from left to right."""
 
+CLEARLY = 1 + 1e-9
+"""So much more probable than the ones before it must a candidate be for greedy to take it: rounding
+decides nothing."""
+
+SURE, DOUBT = 1e-3, 1e-20
+"""Where greedy knows as many elements as there can be, a new one shows that it took one for two
+before. So it expects one with the weight of its wrong splits so far, on average over its posterior
+(a known element has weight 1); if that is below SURE, with weight DOUBT, which changes no digit
+where all was right. Measured at (V, n, l, e) = (16, 20, 8, 0.2): 0.735 nats a token with DOUBT
+alone and 0.679 so, where the genie loses 0.662."""
+
 _WINDOW = re.compile(r"bayes-([1-9][0-9]{0,17})")
 _NAMES = frozenset(LADDER) - {name for name in LADDER if _WINDOW.fullmatch(name)}
 

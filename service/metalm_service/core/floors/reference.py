@@ -18,8 +18,6 @@ from metalm_service.core.floors import predictors as named
 from metalm_service.core.floors.channel import Channel, Floats, Lengths
 from metalm_service.core.floors.streams import Ints, Stream, language, stream
 
-DOUBT = 1e-20
-CLEARLY = 1 + 1e-9
 SUFFIX_ORDER = 4
 
 Table = Callable[["World", Sequence[Ints]], Floats]
@@ -146,6 +144,7 @@ class _Learner:
     copies: list[list[Ints]] = field(default_factory=list)
     tables: list[Floats] = field(default_factory=list)
     repetitions: int = 0
+    wrong_splits: float = 0.0
 
     @property
     def knows_channel(self) -> bool:
@@ -156,7 +155,7 @@ class _Learner:
         """Weight of an element that was never heard, where each other one has 1."""
         unheard = self.world.channel.elements - len(self.copies)
         if self.slots is None and unheard <= 0:
-            return DOUBT
+            return self.wrong_splits if self.wrong_splits > named.SURE else named.DOUBT
         return float(unheard)
 
     def ended(self, copy: Ints, weights: Floats) -> None:
@@ -172,13 +171,15 @@ class _Learner:
         self.tables[slot] = self.table(self.world, self.copies[slot])
 
     def _most_probable(self, copy: Ints, weights: Floats) -> int:
-        found, best = len(self.copies), 0.0
-        joint = weights.copy()
+        new = len(self.copies)
+        found, best = new, 0.0
+        joint = weights * np.array([len(table) == len(copy) for table in self.tables] + [True])
         joint[-1] *= self.world.lengths.ends[len(copy)]
         for slot, weight in enumerate(joint):
-            fits = slot == len(self.copies) or len(self.tables[slot]) == len(copy)
-            if fits and weight > best * CLEARLY:
+            if weight > best * named.CLEARLY:
                 found, best = slot, weight
+        if found == new and joint[:-1].any():
+            self.wrong_splits += joint[:-1].sum() / joint.sum()
         return found
 
 

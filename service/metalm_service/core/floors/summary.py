@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.spec import FIRST, GENERATOR, SIZE, SPLIT, Spec, Split
 from metalm_service.core import floors
+from metalm_service.core.floors import closed
 from metalm_service.core.floors.tally import Estimates, Tally
 
 SCHEMA = "metalm-floors-1"
@@ -69,6 +70,7 @@ class Summary:
             "samples": self.samples,
             "unit": "nats per predicted token",
             "exact_samples": self.exact,
+            "closed_forms": closed_forms(self.spec),
             "bins": {part: self.tally.layout.bins(part) for part in parts if part != "position"},
             "tokens": {
                 part: self.estimates(self.predictors[0], part).tokens.tolist()
@@ -80,6 +82,17 @@ class Summary:
                 for name in self.predictors
             },
         }
+
+
+def closed_forms(spec: Spec) -> dict[str, float]:
+    """What is known of a spec without any sample: losses in nats a token, the cost of learning a
+    language in nats, and the tokens after which one can be learnt."""
+    return {
+        "known_nats": closed.known_language(spec),
+        "content_free_nats": closed.content_free(spec),
+        "learning_cost_nats": closed.learning_cost(spec),
+        "horizon_tokens": closed.horizon(spec),
+    }
 
 
 def curve_of(estimates: Estimates) -> dict[str, list[float | None]]:
