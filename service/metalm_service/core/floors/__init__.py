@@ -9,8 +9,9 @@ x[0..t] when it predicts y[t]) and normalised:
   predictor that does not know the language is better. `greedy` takes each finished repetition for
   the most probable element: an upper bound of the optimum, as it could be built. Where the two
   agree on a sequence, bit for bit, they are the optimum itself, exact on that sequence.
-- `bayes-<W>` is the genie with a memory of the last W tokens: a lower bound for each predictor that
-  has no other. From W = L on it is the genie.
+- `bayes-<W>` is the genie with a memory of the last W tokens (and told the offset where it is, but
+  not how much was said before): a lower bound for each predictor that has no other. From W = L on
+  it is the genie.
 - `vote` and `last-copy` are greedy with less: the shares of the symbols among the copies and no
   knowledge of the channel; the most recent copy alone.
 - `suffix`: interpolated Witten-Bell over the last four to no tokens. `content-free`: knows how long

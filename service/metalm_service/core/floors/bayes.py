@@ -235,7 +235,7 @@ def bayes(  # noqa: PLR0915 - the kernel is one function on purpose
                 p += new * ends[min(j, len(ends) - 1)]
             else:
                 p += new * (goes_on[min(j, len(goes_on) - 1)] / symbols)
-        out[t] = -np.log(max(p / total if total > 0 else 0.0, _LEAST_P))
+        out[t] = -np.log(min(1.0, max(p / total if total > 0 else 0.0, _LEAST_P)))
         if total < _RESCALED_BELOW and total > 0:
             scale, total = 1.0 / total, 1.0
             new *= scale

@@ -68,10 +68,10 @@ class Lengths:
         ends, goes_on = np.zeros(count), np.ones(count)
         if count + 40 * math.sqrt(l) < l:
             return cls(ends, goes_on)  # to end there is less likely than 1e-300
-        # s_j = P(X >= j) / P(X = j) = 1 + l / (j + 1) s_(j+1), which is 1 far above the mean:
-        # nothing is subtracted, and where it overflows, no element ends.
+        # s_j = P(X >= j) / P(X = j) = 1 + l / (j + 1) s_(j+1): nothing is subtracted, and where it
+        # overflows, no element ends. What it is taken for far above the mean is soon forgotten.
         inverse = 1.0
-        for j in range(max(count, longest_element(l)) + 1, MINIMUM_LENGTH, -1):
+        for j in range(longest_element(l) + 60 + int(10 * math.sqrt(l)), MINIMUM_LENGTH, -1):
             above = inverse * (l / (j + 1))
             inverse = 1 + above
             if j < count:

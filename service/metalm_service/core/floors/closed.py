@@ -143,9 +143,9 @@ def _binomial(count: int, share: float) -> Floats:
     """P(m of count), m = 0 .. count."""
     m = np.arange(count + 1)
     if share >= 1:
-        return (m == count).astype(np.float64)
+        return np.where(m == count, 1.0, 0.0)
     if share <= 0:
-        return (m == 0).astype(np.float64)
+        return np.where(m == 0, 1.0, 0.0)
     log_choose = np.array(
         [math.lgamma(count + 1) - math.lgamma(i + 1) - math.lgamma(count - i + 1) for i in m]
     )

@@ -79,7 +79,7 @@ class _Shape:
         errors = (channel.symbols - 1) * channel.wrong
         symbols = min(channel.symbols, 1 + errors * repetitions / known)
         evidence = (channel.kept - channel.wrong) ** 2
-        evidence *= min(math.log(channel.ratio) if channel.ratio > 1 else 0, math.log(spec.V)) / 2
+        evidence *= min(math.log(channel.ratio) if channel.ratio > 1 else 0, math.log(spec.V))
         tokens = 3 + _DROPPED_AFTER / evidence if evidence else whole
         return cls(spec, repetitions, known, symbols, min(1.0, tokens / whole))
 
@@ -97,8 +97,12 @@ class _Shape:
             return 60 + 15 * self.spec.usable_elements * self.compared
         window = named.window_of(name)
         if window is not None:
-            inside = min(self.known, window / (mean_length(self.spec) + 1) + 2)
+            repetitions = window / (mean_length(self.spec) + 1) + 2
+            inside = min(self.known, repetitions)
+            chain = min(chain, 1 + repetitions / inside)
             return 250 + 60 * chain + inside * (40 + 4 * chain)
+        if name == named.LAST_COPY:
+            chain = 1
         # Greedy splits elements now and then, and then knows more than there are.
         return 90 + 20 * chain + 1.5 * candidates * (20 + 3 * chain)
 

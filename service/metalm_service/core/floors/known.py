@@ -61,4 +61,4 @@ def known(x, y, tokens, bounds, out, kept, wrong, separator):
             if spoken == target:
                 p += w
         lives = left
-        out[t] = -np.log(max(p, _LEAST_P))
+        out[t] = -np.log(min(1.0, max(p, _LEAST_P)))

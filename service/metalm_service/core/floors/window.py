@@ -215,4 +215,4 @@ def window(  # noqa: PLR0915 - the kernel is one function on purpose
                 place = slot_base[slot] + j
                 node = _find(target, place, head, node_token, node_next)
                 p += w * (node_p[node] if node >= 0 else unheard[place])
-        out[t] = -np.log(max(p / total if total > 0 else 0.0, _LEAST_P))
+        out[t] = -np.log(min(1.0, max(p / total if total > 0 else 0.0, _LEAST_P)))
