@@ -59,6 +59,9 @@ SMALL = [
 ]
 
 
+_train_on = Trainer.train_on
+
+
 def run(directory: Path, *flags: str) -> int:
     return train.main([*SMALL, "--output", str(directory), *flags])
 
@@ -86,10 +89,8 @@ def behind_step(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[An
 
 
 def signalling(at: int, number: int, seen: list[Any]) -> Any:
-    plain = Trainer.train_on
-
     def train_on(self: Trainer, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        loss = plain(self, x, y)
+        loss = _train_on(self, x, y)
         seen.append((x.tolist(), y.tolist()))
         if self.step == at:
             os.kill(os.getpid(), number)
@@ -210,10 +211,8 @@ def test_another_run_in_the_same_place_is_refused(
 def test_a_loss_that_is_no_number_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = Trainer.train_on
-
     def train_on(self: Trainer, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        loss = plain(self, x, y)
+        loss = _train_on(self, x, y)
         return loss * float("nan") if self.step == 5 else loss
 
     monkeypatch.setattr(Trainer, "train_on", train_on)
