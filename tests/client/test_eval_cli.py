@@ -31,7 +31,8 @@ def results(path: str, predictor: str, **others: object) -> str:
         "first": 0,
         **others,
     }
-    np.savez(path, **{name: np.asarray(value) for name, value in told.items() if value is not None})
+    arrays = {name: np.asarray(value) for name, value in told.items() if value is not None}
+    np.savez(path, allow_pickle=False, **arrays)
     return path
 
 

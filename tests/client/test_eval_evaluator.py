@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from metalm import CorruptBatch, InvalidArgument, MetaLMClient, Spec
+from metalm import CorruptBatch, InvalidArgument, MetaLMClient, Profile, Spec
 from metalm.eval import Evaluator, Report
 from metalm.eval import inputs as eval_inputs
 from tests.client.evaluated import SAMPLES, SEED, SPEC, evaluated, predictions
 
 
-@pytest.mark.parametrize("spec", [SPEC, replace(SPEC, profile="metagym", e=0.2)])
+@pytest.mark.parametrize("spec", [SPEC, replace(SPEC, profile=Profile.METAGYM, e=0.2)])
 def test_the_floors_themselves_have_no_excess(spec: Spec) -> None:
     report = evaluated("greedy", spec).report(ladder=False)
     assert (report.excess.over_greedy.mean, report.excess.over_greedy.se) == (0, 0)
@@ -106,7 +106,7 @@ def test_parts_in_any_order_are_the_whole() -> None:
     middle, first, last = ranks
     first.merge(last)
     file = io.BytesIO()
-    np.savez(file, **first.state())
+    np.savez(file, allow_pickle=False, **first.state())
     file.seek(0)
     with np.load(file) as saved:
         again = Evaluator.from_state(saved)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
-from metalm import InvalidArgument, MetaLMClient, Spec
+from metalm import InvalidArgument, MetaLMClient, Profile, Spec
 from metalm.eval import (
     PRESETS,
     EvaluationSet,
@@ -146,7 +146,7 @@ def test_published_curves_belong_to_their_setting() -> None:
     curves = published_curves(spec)
     assert [curve.model.partition(",")[0] for curve in curves] == ["Transformer-XL", "LSTM"]
     assert (curves[0].t_end[-1], curves[0].nll_nats[0]) == (4096, 4.128)
-    assert not published_curves(replace(spec, profile="metalm"))
+    assert not published_curves(replace(spec, profile=Profile.METALM))
     assert len(published_curves(preset("5x32-metagym").evaluation_set.spec)) == 1
 
 
@@ -189,7 +189,9 @@ def test_a_picture_of_floors_has_the_published_curves(tmp_path: Path) -> None:
     "spec",
     [
         replace(SPEC, L=1),
-        Spec(V=2, n=2, l=3, e=0.5, L=200, profile="metagym"),  # a single symbol: nothing to learn
+        Spec(
+            V=2, n=2, l=3, e=0.5, L=200, profile=Profile.METAGYM
+        ),  # a single symbol: nothing to learn
         Spec(V=2, n=1, l=0.5, e=0, L=129, mask_ratio=1),
         Spec(V=1000, n=2000, l=50, e=0.9, L=300, language=3),
     ],

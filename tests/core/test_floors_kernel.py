@@ -192,6 +192,27 @@ def test_a_name_that_is_no_predictor_is_refused(name: str) -> None:
         losses(Spec(L=4), 1, Split.TEST, 0, 1, ["genie", name])
 
 
+@pytest.mark.parametrize(
+    ("seed", "first", "count", "field"),
+    [
+        (-1, 0, 1, "seed"),
+        (2**64, 0, 1, "seed"),
+        (1, -1, 1, "first"),
+        (1, 0, 0, "size"),
+        (1, 2**64 - 1, 2, "size"),
+    ],
+)
+def test_samples_that_there_are_not_are_refused(
+    seed: int, first: int, count: int, field: str
+) -> None:
+    with pytest.raises(InvalidArgument) as told:
+        losses(Spec(L=4), seed, Split.TEST, first, count, ["genie"])
+    assert told.value.field == field
+    with pytest.raises(InvalidArgument) as told:
+        targets(Spec(L=4), seed, Split.TEST, first, count)
+    assert told.value.field == field
+
+
 def test_without_numba_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metalm_service.core.floors.curves.find_spec", lambda _: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install '\.\[core\]'"):

@@ -31,7 +31,7 @@ def test_threads_and_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     whole = summary.summarise(SPEC, 1, Split.TEST, 5, 11, names, threads=1)
     monkeypatch.setattr(summary, "_TOKENS_AT_A_TIME", 2 * SPEC.L)
     alone, together = (
-        summary.summarise(SPEC, 1, "test", 5, 11, names, threads=threads) for threads in (1, 3)
+        summary.summarise(SPEC, 1, Split.TEST, 5, 11, names, threads=threads) for threads in (1, 3)
     )
     assert alone.as_dict() == together.as_dict()
     assert alone.exact == whole.exact

@@ -59,7 +59,7 @@ def test_shell_blocks_run(service: Service, tmp_path: Path) -> None:
     [
         "metalm.client",
         "metalm.eval.evaluator",
-        "metalm.eval.floors",
+        "metalm.eval.ladder",
         "metalm.gym",
         "metalm.source",
         "metalm_proto.spec",

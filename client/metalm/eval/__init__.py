@@ -7,7 +7,7 @@ matplotlib (`pip install '.[eval]'`). A trainer's framework is not needed.
 
 from metalm.eval.evaluation_set import EvaluationSet
 from metalm.eval.evaluator import Evaluator
-from metalm.eval.floors import Floors, floors
+from metalm.eval.ladder import Floors, floors
 from metalm.eval.plots import plot_floors, plot_reports
 from metalm.eval.presets import PRESETS, Preset, preset
 from metalm.eval.report import Report, read_report, report_schema

@@ -12,7 +12,7 @@ from typing import Any
 
 from metalm import flags
 from metalm.eval.comparison import comparison
-from metalm.eval.floors import floors
+from metalm.eval.ladder import floors
 from metalm.eval.plots import SUFFIXES, plot_floors, plot_reports
 from metalm.eval.presets import PRESETS, preset
 from metalm.eval.report import Report, read_report

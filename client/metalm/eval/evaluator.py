@@ -196,7 +196,8 @@ class Evaluator:
                 f"batch at sample {first}: its digest is {batch.digest:016x}, "
                 f"that of these samples is {right:016x}"
             )
-        return tokens[1]
+        targets: NDArray[Any] = tokens[1]
+        return targets
 
     def _take(self, first: int, losses: Losses) -> None:
         from metalm_service.core import floors
@@ -207,7 +208,7 @@ class Evaluator:
             model = losses[row : row + rows].astype(np.float64)
             place = (self.spec, self.seed, self.split, first + row, len(model))
             found = floors.losses(*place, _FLOORS)
-            quantities = {
+            quantities: dict[str, NDArray[Any]] = {
                 MODEL: model,
                 **found,
                 OVER_GREEDY: model - found["greedy"],

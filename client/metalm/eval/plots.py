@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metalm.eval.floors import Floors
+from metalm.eval.ladder import Floors
 from metalm.eval.published import published_curves
 from metalm.eval.report import Report, Table
 from metalm.eval.text import set_line
@@ -214,7 +214,7 @@ def _finish(axes: Axes) -> None:
     axes.set_ylim(bottom=0)
     axes.margins(x=0)
     axes.tick_params(labelsize=8)
-    axes.xaxis.label.set_size(8.5)
+    axes.xaxis.label.set_fontsize(8.5)
     axes.grid(alpha=0.25, linewidth=0.5)
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -167,9 +167,9 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON types, as `report_schema()` describes them."""
-        fields = asdict(self)
-        del fields["evaluation_set"]
-        return {"schema": SCHEMA, **self.evaluation_set.as_dict(), **fields}
+        parts = {one.name: getattr(self, one.name) for one in fields(self)}
+        del parts["evaluation_set"]
+        return {"schema": SCHEMA, **self.evaluation_set.as_dict(), **_plain(parts)}
 
     def write(self, path: str | Path) -> None:
         """Writes the JSON to a file, which appears when it is complete. Raises OSError."""
@@ -179,24 +179,24 @@ class Report:
             stream.write(json.dumps(self.as_dict(), allow_nan=False).encode() + b"\n")
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Report:
+    def from_dict(cls, told: Mapping[str, Any]) -> Report:
         """The report that `as_dict` told. Raises InvalidArgument for what is none."""
         try:
-            return _report(fields)
+            return _report(told)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             bound = f"a report of the schema {SCHEMA} ({type(error).__name__}: {error})"
-            raise InvalidArgument("report", fields.get("schema"), bound) from error
+            raise InvalidArgument("report", told.get("schema"), bound) from error
 
 
 def read_report(path: str | Path) -> Report:
     """The report in a JSON file. Raises InvalidArgument for what is none."""
     try:
-        fields = json.loads(Path(path).read_bytes())
+        told = json.loads(Path(path).read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidArgument("report", str(path), f"a file of JSON ({error})") from error
-    if not isinstance(fields, dict):
+    if not isinstance(told, dict):
         raise InvalidArgument("report", str(path), "a JSON object")
-    return Report.from_dict(fields)
+    return Report.from_dict(told)
 
 
 def report_schema() -> dict[str, Any]:
@@ -205,37 +205,48 @@ def report_schema() -> dict[str, Any]:
     return schema
 
 
-def _report(fields: Mapping[str, Any]) -> Report:
-    if fields["schema"] != SCHEMA or fields["generator"] != GENERATOR:
-        raise ValueError(f"schema {fields['schema']}, generator {fields['generator']}")
-    memory = fields["memory"]
-    ci95 = fields["overall"]["ci95_nats"]
+def _plain(value: Any) -> Any:
+    """As plain JSON types. Tuples of numbers stay the tuples that they are: they may be long."""
+    if is_dataclass(value):
+        return {one.name: _plain(getattr(value, one.name)) for one in fields(value)}
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, tuple) and value and is_dataclass(value[0]):
+        return [_plain(one) for one in value]
+    return value
+
+
+def _report(told: Mapping[str, Any]) -> Report:
+    if told["schema"] != SCHEMA or told["generator"] != GENERATOR:
+        raise ValueError(f"schema {told['schema']}, generator {told['generator']}")
+    memory = told["memory"]
+    ci95 = told["overall"]["ci95_nats"]
     return Report(
         evaluation_set=EvaluationSet(
-            spec=Spec(**fields["spec"]),
-            seed=fields["seed"],
-            split=fields["split"],
-            ranges=tuple((start, stop) for start, stop in fields["ranges"]),
+            spec=Spec(**told["spec"]),
+            seed=told["seed"],
+            split=told["split"],
+            ranges=tuple((start, stop) for start, stop in told["ranges"]),
         ),
-        **{name: fields[name] for name in ("sha256", "preset", "label", "version")},
-        exact_samples=fields["exact_samples"],
-        overall=Score(**{**fields["overall"], "ci95_nats": ci95 and tuple(ci95)}),
-        last_half=Estimate(**fields["last_half"]),
-        excess=Excess(**_estimates(fields["excess"])),
-        excess_last_half=Excess(**_estimates(fields["excess_last_half"])),
-        cumulative=Cumulative(**_estimates(fields["cumulative"])),
+        **{name: told[name] for name in ("sha256", "preset", "label", "version")},
+        exact_samples=told["exact_samples"],
+        overall=Score(**{**told["overall"], "ci95_nats": ci95 and tuple(ci95)}),
+        last_half=Estimate(**told["last_half"]),
+        excess=Excess(**_estimates(told["excess"])),
+        excess_last_half=Excess(**_estimates(told["excess_last_half"])),
+        cumulative=Cumulative(**_estimates(told["cumulative"])),
         memory=memory and Memory(**{**memory, "windows": _windows(memory["windows"])}),
-        closed_forms=dict(fields["closed_forms"]),
-        floors=_estimates(fields["floors"]),
-        tables={name: _table(table) for name, table in fields["tables"].items()},
-        sequences={name: tuple(values) for name, values in fields["sequences"].items()},
+        closed_forms=dict(told["closed_forms"]),
+        floors=_estimates(told["floors"]),
+        tables={name: _table(table) for name, table in told["tables"].items()},
+        sequences={name: tuple(values) for name, values in told["sequences"].items()},
     )
 
 
-def _estimates(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _estimates(told: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: Estimate(**value) if isinstance(value, dict) else value
-        for name, value in fields.items()
+        for name, value in told.items()
     }
 
 
@@ -243,9 +254,9 @@ def _windows(windows: list[dict[str, Any]]) -> tuple[WindowFloor, ...]:
     return tuple(WindowFloor(**window) for window in windows)
 
 
-def _table(fields: Mapping[str, Any]) -> Table:
+def _table(told: Mapping[str, Any]) -> Table:
     curves = {
         name: Curve(*(tuple(curve[part]) for part in ("mean", "se", "ci95")))
-        for name, curve in fields["curves"].items()
+        for name, curve in told["curves"].items()
     }
-    return Table(tuple(fields["bins"]), tuple(fields["tokens"]), curves)
+    return Table(tuple(told["bins"]), tuple(told["tokens"]), curves)

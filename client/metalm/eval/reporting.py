@@ -61,7 +61,7 @@ def make_report(
     found = preset_of(evaluation_set)
     forms = closed_forms(evaluation_set.spec)
     cost = forms["learning_cost_nats"]
-    total = {field: _total(tally, name) for field, name in _PAIRED.items()}
+    over_greedy, over_genie = (_total(tally, name) for name in _PAIRED.values())
     return Report(
         evaluation_set=evaluation_set,
         sha256=evaluation_set.sha256(),
@@ -74,12 +74,11 @@ def make_report(
         excess=_excess(tally, "overall"),
         excess_last_half=_excess(tally, "plateau"),
         cumulative=Cumulative(
-            **total,
+            over_greedy=over_greedy,
+            over_genie=over_genie,
             learning_cost_nats=cost,
-            **{
-                f"{field}_languages": one.mean / cost if cost else None
-                for field, one in total.items()
-            },
+            over_greedy_languages=over_greedy.mean / cost if cost else None,
+            over_genie_languages=over_genie.mean / cost if cost else None,
         ),
         memory=_memory(tally, evaluation_set, sequences[1]) if memory else None,
         closed_forms=forms,

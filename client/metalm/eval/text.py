@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from metalm.eval.evaluation_set import EvaluationSet
-from metalm.eval.floors import Floors
+from metalm.eval.ladder import Floors
 from metalm.eval.report import Curve, Estimate, Excess, Memory, Report, Table
 from metalm_proto.spec import SPEC_FIELDS
 

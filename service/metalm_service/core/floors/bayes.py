@@ -11,7 +11,7 @@ import numpy as np
 from metalm_service.core.compiling import inlined
 from metalm_service.core.floors.predictors import CLEARLY, DOUBT, SURE
 
-COUNTS, LAST, VOTE = 0, 1, 2
+COUNTS, LAST, SHARES = 0, 1, 2
 """What is remembered of the copies: how often each symbol was heard, and the channel; the last one
 alone; the shares of the symbols, without knowing the channel."""
 
@@ -52,7 +52,7 @@ def _weigh(
     none overflows.
     """
     first = head[place]
-    if node_next[first] < 0 and memory != VOTE:
+    if node_next[first] < 0 and memory != SHARES:
         node_p[first], unheard[place] = alone[0, node_count[first]], alone[1, node_count[first]]
         return
     heard, total = 0, 0
@@ -65,7 +65,7 @@ def _weigh(
         least, most = min(least, count), max(most, count)
         node = node_next[node]
     rest = symbols - heard
-    if memory == VOTE:
+    if memory == SHARES:
         share = 1.0 / (total + 1.0)
         unheard[place] = share / symbols
         node = head[place]

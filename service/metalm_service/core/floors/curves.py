@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metalm_proto.spec import Spec, Split
+from metalm_proto.spec import BatchRequest, Spec, Split
 from metalm_service.core.floors import predictors as named
 from metalm_service.core.floors.channel import Channel, Floats, Lengths
-from metalm_service.core.floors.streams import Ints, Stream, language, stream
+from metalm_service.core.floors.streams import Elements, Stream, language, stream
 
 Losses = NDArray[np.float32]
 
@@ -33,19 +33,23 @@ def losses(
     [first, first + count).
 
     Predictors: see `metalm_service.core.floors`. `proceed` is called before every sample, and what
-    it raises ends the work. Raises InvalidArgument for a name that is no predictor, and
-    ModuleNotFoundError without numba.
+    it raises ends the work. Raises InvalidArgument for a name that is no predictor, or for samples
+    that there are not, and ModuleNotFoundError without numba.
     """
     names = named.checked(predictors)
+    asked = BatchRequest.single(spec=spec, seed=seed, split=split, first=first, size=count)
     if find_spec("numba") is None:
         raise ModuleNotFoundError("the floors need numba: pip install '.[core]'", name="numba")
     result = {name: np.empty((count, spec.L), np.float32) for name in names}
-    task = _Task.of(spec, seed, split)
-    for row in range(count):
+    task = _Task.of(spec)
+    elements: Elements | None = None
+    for row, index in enumerate(range(asked.start, asked.stop)):
         proceed()
-        sample = stream(spec, seed, split, first + row)
+        sample = stream(spec, seed, split, index)
+        if named.KNOWN in names and (elements is None or spec.language is None):
+            elements = language(spec, seed, split, index, proceed)
         for name, rows in result.items():
-            task.fill(name, sample, first + row, rows[row])
+            task.fill(name, sample, elements, rows[row])
     return result
 
 
@@ -60,27 +64,26 @@ class _Task:
     """What the samples of one request have in common."""
 
     spec: Spec
-    seed: int
-    split: Split
     channel: Channel
     lengths: Lengths
     powers: Floats
     falling: bool
 
     @classmethod
-    def of(cls, spec: Spec, seed: int, split: Split) -> _Task:
+    def of(cls, spec: Spec) -> _Task:
         channel = Channel.of(spec)
         powers, falling = _powers(channel.ratio, spec.L // 4 + 2)
-        return cls(spec, seed, split, channel, Lengths.of(spec.l, spec.L), powers, falling)
+        return cls(spec, channel, Lengths.of(spec.l, spec.L), powers, falling)
 
-    def fill(self, name: str, sample: Stream, index: int, out: Losses) -> None:
-        """out [L] = the losses of one predictor on one sample."""
+    def fill(self, name: str, sample: Stream, elements: Elements | None, out: Losses) -> None:
+        """out [L] = the losses of one predictor on one sample; elements: what `known` knows."""
         if name == named.UNIFORM:
             out[:] = math.log(self.channel.symbols + 1)
         elif name == named.CONTENT_FREE:
             self._content_free(sample, out)
         elif name == named.KNOWN:
-            self._known(sample, index, out)
+            assert elements is not None
+            self._known(sample, elements, out)
         elif name == named.SUFFIX:
             self._suffix(sample, out)
         elif (window := named.window_of(name)) is not None:
@@ -100,16 +103,17 @@ class _Task:
         )
         out[:] = -np.log(np.maximum(p, 1e-300))
 
-    def _known(self, sample: Stream, index: int, out: Losses) -> None:
-        speaker = index if self.spec.language is None else self.spec.language
-        tokens, bounds = _language(self.spec, self.seed, self.split, speaker)
+    def _known(self, sample: Stream, elements: Elements, out: Losses) -> None:
+        tokens, bounds = elements
         kept, wrong = self.channel.kept, self.channel.wrong
         separator = self.spec.separator_id
         _kernel("known")(sample.x, sample.y, tokens, bounds, out, kept, wrong, separator)
 
     def _bayes(self, name: str, sample: Stream, out: Losses) -> None:
+        from metalm_service.core.floors.bayes import COUNTS, LAST, SHARES
+
         channel = self.channel
-        memory = {named.LAST_COPY: 1, named.VOTE: 2}.get(name, 0)
+        memory = {named.LAST_COPY: LAST, named.VOTE: SHARES}.get(name, COUNTS)
         kept, wrong = (1.0, 0.0) if name == named.VOTE else (channel.kept, channel.wrong)
         _kernel("bayes")(
             sample.x,
@@ -159,15 +163,8 @@ def _powers(ratio: float, count: int) -> tuple[Floats, bool]:
     return base ** np.arange(count, dtype=np.float64), falling
 
 
-@lru_cache(maxsize=1)
-def _language(spec: Spec, seed: int, split: Split, speaker: int) -> tuple[Ints, NDArray[np.int64]]:
-    return language(spec, seed, split, speaker)
-
-
 def _kernel(name: str) -> Callable[..., Any]:
-    """The kernel of that name, from the module of that name."""
-    from importlib import import_module
-
+    """The kernel of that name, from the module of that name: numba is loaded when it is needed."""
     from metalm_service.core.compiling import compiled
 
     return compiled(getattr(import_module(f"metalm_service.core.floors.{name}"), name))

@@ -41,7 +41,7 @@ class Layout:
     @property
     def size(self) -> int:
         """Bins in all."""
-        return max(part.stop for part in self.parts.values())
+        return max(int(part.stop) for part in self.parts.values())
 
     @property
     def segment_starts(self) -> _Index:

@@ -1,7 +1,6 @@
 """The predictors in numpy, as whole distributions: the kernels are tested against them.
 
-Written to be read, for samples of some hundred tokens over a small vocabulary. A table of an
-element is float64 [length, V + 2], the distribution of its token at each offset.
+Written to be read beside `tables.py`, for samples of some hundred tokens over a small vocabulary.
 """
 
 from __future__ import annotations
@@ -15,40 +14,13 @@ from numpy.typing import NDArray
 
 from metalm_proto.spec import Spec, Split
 from metalm_service.core.floors import predictors as named
-from metalm_service.core.floors.channel import Channel, Floats, Lengths
+from metalm_service.core.floors.channel import Floats
 from metalm_service.core.floors.streams import Ints, Stream, language, stream
+from metalm_service.core.floors.tables import World, posterior, posterior_of_last, shares
 
 SUFFIX_ORDER = 4
 
-Table = Callable[["World", Sequence[Ints]], Floats]
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What every predictor knows: the spec, and what follows from it."""
-
-    spec: Spec
-    channel: Channel
-    lengths: Lengths
-
-    @classmethod
-    def of(cls, spec: Spec) -> World:
-        return cls(spec, Channel.of(spec), Lengths.of(spec.l, spec.L))
-
-    def likelihood(self, token: int) -> Floats:
-        """P(x = token | clean = v) for v = 0 .. V+1, where v is one of the symbols."""
-        channel = self.channel
-        if token == self.spec.mask_id:
-            return np.full(self.spec.vocabulary, channel.masked)
-        row = np.full(self.spec.vocabulary, channel.wrong)
-        row[token] = channel.kept
-        return row
-
-    def unknown(self) -> Floats:
-        """The distribution of a token of which nothing was heard."""
-        p = np.zeros(self.spec.vocabulary)
-        p[1 : self.channel.symbols + 1] = 1 / self.channel.symbols
-        return p
+Table = Callable[[World, Sequence[Ints]], Floats]
 
 
 def losses(spec: Spec, seed: int, split: Split, index: int, name: str) -> Floats:
@@ -71,42 +43,13 @@ def distributions(spec: Spec, seed: int, split: Split, index: int, name: str) ->
     if name == named.SUFFIX:
         return suffix(world, sample.x)
     if name == named.KNOWN:
-        speaker = index if spec.language is None else spec.language
-        return _listen(world, sample.x, _Native(world, *language(spec, seed, split, speaker)))
+        return _listen(world, sample.x, _Native(world, *language(spec, seed, split, index)))
     window = named.window_of(name)
     if window is not None:
         return windowed(world, sample, window)
     slots = sample.slots if name == named.GENIE else None
     table = {named.VOTE: shares, named.LAST_COPY: posterior_of_last}.get(name, posterior)
     return _listen(world, sample.x, _Learner(world, table, slots))
-
-
-def posterior(world: World, copies: Sequence[Ints]) -> Floats:
-    """P(token | copies), proportional to the likelihood of what was heard; masks count nothing."""
-    table = np.zeros((len(copies[0]), world.spec.vocabulary))
-    for j, heard in enumerate(np.array(copies).T):
-        with np.errstate(divide="ignore"):
-            logs = np.log(world.unknown())
-            for token in heard[heard > 0]:
-                logs = logs + np.log(world.likelihood(token))
-        weights = np.exp(logs - logs.max())
-        table[j] = weights / weights.sum()
-    return table
-
-
-def posterior_of_last(world: World, copies: Sequence[Ints]) -> Floats:
-    """P(token | the most recent copy)."""
-    return posterior(world, copies[-1:])
-
-
-def shares(world: World, copies: Sequence[Ints]) -> Floats:
-    """The share of each symbol among the copies and one more, which says all symbols equally."""
-    table = np.tile(world.unknown(), (len(copies[0]), 1))
-    for copy in copies:
-        heard = np.flatnonzero(copy > 0)
-        table[heard, copy[heard]] += 1
-    result: Floats = table / table.sum(axis=1, keepdims=True)
-    return result
 
 
 class _Nobody:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from metalm_proto.spec import Spec, Split
+from metalm_proto.spec import BatchRequest, Spec, Split
 from metalm_service.core import engine, reference
 
 Ints = NDArray[np.int32]
+Elements = tuple[Ints, NDArray[np.int64]]
 
 NEVER = -1
 """The lag of what was not spoken before."""
@@ -62,11 +64,15 @@ def stream(spec: Spec, seed: int, split: Split, index: int) -> Stream:
 
 
 def targets(spec: Spec, seed: int, split: Split, first: int, count: int) -> Targets:
-    """Where the targets of the samples [first, first + count) come from."""
+    """Where the targets of the samples [first, first + count) come from.
+
+    Raises InvalidArgument for samples that there are not.
+    """
+    asked = BatchRequest.single(spec=spec, seed=seed, split=split, first=first, size=count)
     element, offset, exposure, lag = np.empty((4, count, spec.L), np.int32)
     positions = np.arange(1, spec.L + 1)
-    for row in range(count):
-        spoken = stream(spec, seed, split, first + row)
+    for row, index in enumerate(range(asked.start, asked.stop)):
+        spoken = stream(spec, seed, split, index)
         starts = spoken.starts
         repetition = np.searchsorted(starts, positions, side="right") - 1
         before, last = _earlier(spoken.elements)
@@ -78,11 +84,17 @@ def targets(spec: Spec, seed: int, split: Split, first: int, count: int) -> Targ
     return Targets(element, offset, exposure, lag)
 
 
-def language(spec: Spec, seed: int, split: Split, index: int) -> tuple[Ints, NDArray[np.int64]]:
+def language(
+    spec: Spec, seed: int, split: Split, index: int, proceed: Callable[[], None] = lambda: None
+) -> Elements:
     """The elements that sample `index` may speak: their tokens, int32, one element after another,
-    and where each begins and the last one ends, int64 [k + 1]."""
+    and where each begins and the last one ends, int64 [k + 1].
+
+    `proceed` is called again and again; what it raises ends the work.
+    """
+    index = index if spec.language is None else spec.language
     usable = spec.usable_elements
-    told = reference.language(replace(spec, n=spec.n), seed, split, index, lambda: None)
+    told = reference.language(spec, seed, split, index, proceed)
     bounds = np.zeros(usable + 1, np.int64)
     np.cumsum(told.lengths[:usable], out=bounds[1:])
     return told.tokens[: bounds[-1]].astype(np.int32), bounds

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metalm_proto.errors import InvalidArgument
-from metalm_proto.spec import FIRST, GENERATOR, SIZE, SPLIT, Spec, Split
+from metalm_proto.spec import FIRST, GENERATOR, SIZE, Spec, Split
 from metalm_service.core import floors
 from metalm_service.core.floors import closed
 from metalm_service.core.floors.tally import Estimates, Tally
@@ -108,7 +108,7 @@ def rounded(values: NDArray[np.float64]) -> list[float | None]:
 def summarise(
     spec: Spec,
     seed: int,
-    split: Split | str,
+    split: Split,
     first: int,
     samples: int,
     predictors: Sequence[str] = floors.LADDER,
@@ -123,7 +123,6 @@ def summarise(
     InvalidArgument for a value out of bounds and for a predictor that there is not, and
     ModuleNotFoundError without numba.
     """
-    split = SPLIT.check(split)
     names = _checked(predictors)
     tally = Tally(spec, names)
     sequences: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
@@ -169,7 +168,7 @@ def exact_rows(losses: dict[str, NDArray[np.float32]]) -> int:
 def sequence_floors(
     spec: Spec,
     seed: int,
-    split: Split | str,
+    split: Split,
     first: int,
     samples: int,
     predictors: Sequence[str],
@@ -177,7 +176,6 @@ def sequence_floors(
     threads: int | None = None,
 ) -> dict[str, NDArray[np.float64]]:
     """`Summary.sequences` alone, which takes little memory. Raises what `summarise` does."""
-    split = SPLIT.check(split)
     names = _checked(predictors)
 
     def part(begin: int, count: int) -> dict[str, NDArray[np.float64]]:

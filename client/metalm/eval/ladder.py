@@ -12,7 +12,7 @@ from typing import Any
 from metalm.eval.evaluation_set import EvaluationSet
 from metalm.eval.report import Estimate, Table
 from metalm.eval.reporting import curve_table, estimate
-from metalm_proto.spec import Spec, Split
+from metalm_proto.spec import SEED, SPLIT, Spec, Split
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,12 +64,14 @@ def floors(
     >>> from metalm.eval import floors
     >>> found = floors(Spec(V=64, n=5, l=32, L=1024), seed=7, samples=16)
     >>> found.exact, [round(found.overall[name].mean, 2) for name in ("uniform", "greedy", "known")]
-    (True, [4.17, 1.55, 0.64])
+    (True, [4.17, 0.84, 0.05])
     """
     from metalm_service.core.floors import LADDER
     from metalm_service.core.floors.summary import summarise
 
-    summary = summarise(spec, seed, split, first, samples, predictors or LADDER)
+    summary = summarise(
+        spec, SEED.check(seed), SPLIT.check(split), first, samples, predictors or LADDER
+    )
     names = summary.predictors
     parts = [part for part in summary.tally.layout.parts if part not in ("overall", "plateau")]
     return Floors(
