@@ -23,7 +23,7 @@ from metalm_service.core import reference
 
 pytest.importorskip("numba")
 
-from metalm_service.core import kernel
+from metalm_service.core import compiling, kernel
 
 GUARD = 77
 DEFAULTS = Spec().as_dict()
@@ -177,9 +177,9 @@ def test_a_cache_that_may_only_be_read_is_copied(
         directory.mkdir()
     (source / "kernel.nbc").write_bytes(b"code")
     monkeypatch.setattr(tempfile, "tempdir", str(private))
-    assert kernel._usable_cache(str(source)) == str(source)
+    assert compiling.usable_cache(str(source)) == str(source)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    copy = Path(kernel._usable_cache(str(source)))
+    copy = Path(compiling.usable_cache(str(source)))
     assert copy.parent == private
     assert (copy / "kernel.nbc").read_bytes() == b"code"
 
@@ -192,8 +192,8 @@ def test_a_cache_that_cannot_be_copied_is_left_where_it_is(
 
     monkeypatch.setattr(tempfile, "mkdtemp", refuse)
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert kernel._usable_cache(str(tmp_path)) == str(tmp_path)
-    assert kernel._usable_cache("") == ""
+    assert compiling.usable_cache(str(tmp_path)) == str(tmp_path)
+    assert compiling.usable_cache("") == ""
 
 
 def test_warming_leaves_nothing_to_compile() -> None:

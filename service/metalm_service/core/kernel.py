@@ -11,14 +11,7 @@ What the words mean is written in `reference.py`.
 
 from __future__ import annotations
 
-import atexit
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
 import numba
 import numpy as np
@@ -28,6 +21,7 @@ from numba.extending import intrinsic
 
 from metalm_proto.batch import Tokens
 from metalm_proto.spec import Profile, Spec, Split
+from metalm_service.core import compiling
 from metalm_service.core.cost import is_spelled_out
 from metalm_service.core.noise import NoiseThresholds
 from metalm_service.core.philox import KEY_STEPS, MULTIPLIERS, ROUNDS, Purpose
@@ -237,36 +231,9 @@ def generate(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> No
     )
 
 
-@lru_cache(maxsize=1)
 def compiled() -> Callable[..., None]:
     """The kernel; compiled once for each dtype, and kept on disk where that is possible."""
-    config: Any = numba.config
-    before = config.CACHE_DIR
-    try:
-        config.CACHE_DIR = _usable_cache(before)
-        return numba.njit(nogil=True, error_model="numpy", cache=True)(_generate)
-    except RuntimeError:  # numba found no place to write to: a locked container
-        return numba.njit(nogil=True, error_model="numpy")(_generate)
-    finally:
-        config.CACHE_DIR = before
-
-
-def _usable_cache(directory: str) -> str:
-    """The cache directory, or a private copy of it if it may only be read.
-
-    numba uses no cache that it could not write to.
-    """
-    if not directory or not Path(directory).is_dir() or os.access(directory, os.W_OK):
-        return directory
-    # A container without a writable /tmp still has shared memory.
-    for parent in (None, "/dev/shm"):  # noqa: S108 - the name is drawn, the mode private
-        try:
-            copy = tempfile.mkdtemp(prefix="metalm-kernels-", dir=parent)
-            atexit.register(shutil.rmtree, copy, ignore_errors=True)
-            return shutil.copytree(directory, copy, dirs_exist_ok=True)
-        except OSError:
-            continue
-    return directory
+    return compiling.compiled(_generate)
 
 
 def warm() -> None:
