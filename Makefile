@@ -62,7 +62,7 @@ lock: | $(BIN)/python ## resolve the dependencies anew
 		-c tests/requirements.lock --no-emit-package torch -o tests/requirements-frameworks.lock
 	$(RESOLVE) --group page -c tests/requirements.lock -o tests/requirements-page.lock
 	$(RESOLVE) --group proto -o proto/requirements.lock
-	$(RESOLVE) --resolution lowest-direct --extra service --extra otel --extra gym --extra arrow --group lowest pyproject.toml \
+	$(RESOLVE) --resolution lowest-direct --extra service --extra otel --extra eval --extra gym --extra arrow --group lowest pyproject.toml \
 		-o tests/requirements-lowest.lock
 
 bench: $(VENV)/installed ## measure generator and doors

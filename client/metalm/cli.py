@@ -11,6 +11,7 @@ from typing import Any
 
 from metalm import flags
 from metalm.doctor.command import add_doctor_flags, doctor
+from metalm.eval.command import add_evaluation_commands
 from metalm.files.command import add_generate_flags, add_verify_flags, generate, verify
 from metalm.replay import add_replay_flags, replay
 from metalm.top.command import add_top_flags, top
@@ -22,6 +23,9 @@ _SAMPLE_FORMATS: dict[str, Callable[..., str]] = {
     "json": formats.sample_to_json,
     "text": formats.to_text,
 }
+
+_EXTRAS = {"matplotlib": "eval", "numba": "core", "pyarrow": "arrow"}
+"""Which extra brings a module; what stands in none of these is the service's."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
-        extra = "arrow" if (error.name or "").startswith("pyarrow") else "service"
+        extra = _EXTRAS.get((error.name or "").partition(".")[0], "service")
         return _failed(f"{error}; install what it needs with: pip install '.[{extra}]'", 1)
     except OSError as error:
         return _failed(error.strerror or error, 1)
@@ -74,6 +78,10 @@ def _warm(options: argparse.Namespace) -> None:
     from metalm_service.core import engine
 
     engine.warm()
+    if engine.engine_name() == "numba":
+        from metalm_service.core import floors
+
+        floors.warm()
 
 
 def _sample(options: argparse.Namespace) -> None:
@@ -127,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     sampling = command("sample", _sample, "Print one sample.")
     flags.add_stream(sampling)
     flags.add(sampling, INDEX)
+    flags.add_preset(sampling)
     sampling.add_argument("--format", choices=_SAMPLE_FORMATS, default="json", help="[json]")
     sampling.add_argument("--provenance", action="store_true", help="add where tokens come from")
 
@@ -134,6 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     add_verify_flags(command("verify", verify, "Compare files with the samples they should hold."))
 
     add_replay_flags(command("replay", replay, "Print the batch that a run saw at a step."))
+
+    add_evaluation_commands(command)
 
     add_top_flags(command("top", top, "Show what the replicas of a service are doing."))
     add_doctor_flags(command("doctor", doctor, "Say what is wrong with a service, from here."))

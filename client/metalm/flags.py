@@ -9,6 +9,7 @@ from typing import Any
 
 from metalm.client import TIMEOUT, MetaLMClient
 from metalm.credentials import CredentialArguments
+from metalm_proto.errors import InvalidArgument
 from metalm_proto.fields import Field
 from metalm_proto.spec import SEED, SPEC_FIELDS, SPLIT, Spec
 
@@ -62,10 +63,36 @@ def add(parser: argparse.ArgumentParser, field: Field) -> None:
     )
 
 
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """`--preset`, which stands for the spec, seed and split, and for which samples."""
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="an evaluation set of `metalm presets`, instead of its spec",
+    )
+
+
 def parsed(field: Field, options: argparse.Namespace) -> Any:
-    """The value of a flag, or the field's default. Raises InvalidArgument."""
+    """The value of a flag, or that of the preset, or the field's default. Raises InvalidArgument,
+    also for what a preset has fixed: of it only the samples to take may be told otherwise."""
     text = getattr(options, field.name)
+    preset = getattr(options, "preset", None)
+    if preset is not None and field.name in (fixed := _fixed(preset)):
+        if text is None:
+            return fixed[field.name]
+        if field.name not in ("start", "samples"):
+            raise InvalidArgument(field.label, text, f"absent with --preset {preset}")
     return field.default if text is None else field.parse(text)
+
+
+def _fixed(name: str) -> dict[str, Any]:
+    """What a preset fixes. Raises InvalidArgument for a name that there is not."""
+    from metalm.eval.presets import preset
+
+    chosen = preset(name).evaluation_set
+    spec = {field.name: getattr(chosen.spec, field.name) for field in SPEC_FIELDS}
+    stream = {"seed": chosen.seed, "split": chosen.split}
+    return {**spec, **stream, "start": chosen.ranges[0][0], "samples": chosen.samples}
 
 
 def client(options: argparse.Namespace) -> MetaLMClient:

@@ -144,7 +144,7 @@ def loaded_after(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
-HEAVY = {"numba", "fastapi", "starlette", "uvicorn", "torch", "scipy", "pandas"}
+HEAVY = {"numba", "fastapi", "starlette", "uvicorn", "torch", "scipy", "pandas", "matplotlib"}
 
 
 def test_the_client_loads_nothing_heavy() -> None:

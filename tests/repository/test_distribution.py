@@ -40,6 +40,8 @@ def test_the_wheel_holds_the_three_packages_and_their_data() -> None:
     for path in (
         "metalm/py.typed",
         "metalm/bench/generator.c",
+        "metalm/eval/published_curves.json",
+        "metalm/eval/report.schema.json",
         "metalm_proto/py.typed",
         "metalm_proto/v1/metalm_pb2.pyi",
         "metalm_service/py.typed",
@@ -99,6 +101,16 @@ def test_the_bare_install_says_what_the_service_needs(bare: Path) -> None:
     assert done.returncode == 1
     assert "pip install '.[service]'" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_bare_install_says_what_evaluation_needs(bare: Path) -> None:
+    """The presets need nothing."""
+    flags = ("-V", "8", "-L", "9", "--samples", "1", "--no-files")
+    done = subprocess.run([bare, "-m", "metalm", "floors", *flags], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "pip install '.[core]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    run(bare, "import sys; from metalm.cli import main; sys.exit(main(['presets']))")
 
 
 def test_the_bare_install_says_what_its_integrations_need(bare: Path) -> None:

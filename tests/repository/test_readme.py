@@ -55,7 +55,15 @@ def test_shell_blocks_run(service: Service, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["metalm.client", "metalm.gym", "metalm.source", "metalm_proto.spec"]
+    "module",
+    [
+        "metalm.client",
+        "metalm.eval.evaluator",
+        "metalm.eval.ladder",
+        "metalm.gym",
+        "metalm.source",
+        "metalm_proto.spec",
+    ],
 )
 def test_examples_in_docstrings_are_true(module: str) -> None:
     result = doctest.testmod(import_module(module))

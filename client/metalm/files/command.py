@@ -23,6 +23,7 @@ def add_generate_flags(parser: argparse.ArgumentParser) -> None:
     flags.add_stream(parser)
     for field in (START, SAMPLES, SHARD_SAMPLES):
         flags.add(parser, field)
+    flags.add_preset(parser)
     parser.add_argument(
         "--output",
         metavar="PATH",
