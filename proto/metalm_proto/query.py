@@ -12,6 +12,7 @@ from typing import Any
 
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.fields import Field
+from metalm_proto.floors import FLOORS_FIELDS, FloorsRequest
 from metalm_proto.spec import (
     BATCH_SIZE,
     GENERATOR_FIELD,
@@ -31,6 +32,7 @@ from metalm_proto.spec import (
 
 _STREAM = (SEED, SPLIT, GENERATOR_FIELD, PROVENANCE)
 SAMPLE_QUERY = (*SPEC_FIELDS, INDEX, *_STREAM)
+FLOORS_QUERY = (*SPEC_FIELDS, *FLOORS_FIELDS)
 BATCHES_QUERY = (*SPEC_FIELDS, START, STOP, BATCH_SIZE, STRIDE, *_STREAM)
 
 Pairs = Iterable[tuple[str, str]]
@@ -55,6 +57,13 @@ def parse_batches(pairs: Pairs) -> tuple[BatchRequest, bool]:
     if "stop" not in values:
         raise InvalidArgument("stop", None, f"given: {STOP.bound}, above start")
     return BatchRequest(**values), seeded
+
+
+def parse_floors(pairs: Pairs) -> FloorsRequest:
+    """The floors that a query asks for. Raises InvalidArgument."""
+    texts = _texts(pairs, FLOORS_QUERY)
+    spec = Spec(**_values(texts, SPEC_FIELDS))
+    return FloorsRequest(spec=spec, **_values(texts, FLOORS_FIELDS))
 
 
 def parse_spec(pairs: Pairs) -> Spec | None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from metalm_proto.errors import ERRORS, InternalError
+from metalm_proto.errors import CLIENTS_OWN, ERRORS, InternalError
 from metalm_proto.spec import BatchRequest
 from metalm_proto.v1 import metalm_pb2 as pb
 
@@ -26,10 +26,10 @@ REQUEST_ID = "x-request-id"
 
 SERVICE = pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 DOORS = ("http", "grpc")
-HEALTH, METRICS, OTHER = "Health", "Metrics", "Other"
+FLOORS, HEALTH, METRICS, OTHER = "Floors", "Health", "Metrics", "Other"
 OWN_METHODS = ("Sample", "StreamBatches", "Describe")
 """Those of SERVICE."""
-METHODS = (*OWN_METHODS, HEALTH, METRICS, OTHER)
+METHODS = (*OWN_METHODS, FLOORS, HEALTH, METRICS, OTHER)
 """What a call can be for; OTHER is whatever else was asked."""
 
 OK = "OK"
@@ -37,7 +37,10 @@ CANCELLED = "CANCELLED"
 """The answer was cut off: the caller left, or the time to drain was over."""
 NO_SUCH_METHOD = "NO_SUCH_METHOD"
 """No such path, or no such method of it."""
-OUTCOMES = (OK, CANCELLED, NO_SUCH_METHOD, *(error.reason for error in ERRORS))
+OUTCOMES = (
+    *(OK, CANCELLED, NO_SUCH_METHOD),
+    *(error.reason for error in ERRORS if error not in CLIENTS_OWN),
+)
 
 _USABLE_ID = re.compile(r"[!-~]{1,64}")
 

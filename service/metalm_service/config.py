@@ -118,6 +118,14 @@ CONFIG_FIELDS = (
         doc="seconds of a core that one request may cost, as estimated from it; dearer are refused",
     ),
     Field(
+        name="max_floors_cpu_s",
+        default=20,
+        lower=0,
+        upper=10**6,
+        doc="seconds of a core that one answer with floors may cost, as estimated; dearer are "
+        "refused",
+    ),
+    Field(
         name="max_inflight_bytes",
         default=512 * MIB,
         lower=2048,
@@ -206,6 +214,7 @@ class ServerConfig:
     threads: int = _BY_NAME["threads"].default
     max_message_bytes: int = _BY_NAME["max_message_bytes"].default
     max_request_samples: int = _BY_NAME["max_request_samples"].default
+    max_floors_cpu_s: int = _BY_NAME["max_floors_cpu_s"].default
     max_inflight_bytes: int = _BY_NAME["max_inflight_bytes"].default
     max_request_cpu_s: int = _BY_NAME["max_request_cpu_s"].default
     max_requests: int = _BY_NAME["max_requests"].default

@@ -17,6 +17,7 @@ import uvicorn
 
 from metalm_service.calls import Calls
 from metalm_service.config import ServerConfig
+from metalm_service.floors.desk import FloorsDesk
 from metalm_service.grpc.server import GrpcServer
 from metalm_service.handler import VERSION, Handler
 from metalm_service.http.admin import create_admin_app
@@ -85,10 +86,11 @@ async def _serve_doors(
     _listen(config.host, config.grpc_port).close()
     # A thread for each request: whose turn it is at the cores, the handler says.
     executor = ThreadPoolExecutor(config.max_requests, "generate")
+    desk = FloorsDesk(config.max_floors_cpu_s)
     grpc_server = GrpcServer(handler, executor, calls, tokens, certificates)
     http_server = _HttpServer(
         uvicorn.Config(
-            create_app(handler, executor, calls, metrics, tokens),
+            create_app(handler, executor, calls, metrics, tokens, desk),
             timeout_graceful_shutdown=config.drain_timeout_s,
             http=_protocol(config),
             **_OPTIONS,
@@ -128,6 +130,7 @@ async def _serve_doors(
         ending: asyncio.Task[Any] = asyncio.create_task(asyncio.wait({serving, draining}))
         await asyncio.wait({ending, forced}, return_when=asyncio.FIRST_COMPLETED)
         handler.abandon()
+        await asyncio.to_thread(desk.close)
         if not ending.done():
             http_server.force_exit = True
             grpc_server.stop(0)

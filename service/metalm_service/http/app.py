@@ -13,11 +13,13 @@ from metalm_proto import errors, query
 from metalm_proto.spec import BatchRequest
 from metalm_service.ahead import Ahead
 from metalm_service.calls import Call, Calls
+from metalm_service.floors.desk import FloorsDesk
 from metalm_service.handler import VERSION, CallerGoneError, Handler
 from metalm_service.http import openapi
 from metalm_service.http.admin import add_probes, now
 from metalm_service.http.calls import CallsMiddleware
 from metalm_service.http.docs import add_docs
+from metalm_service.http.floors import add_floors
 from metalm_service.http.formats import BATCHES_FORMATS, SAMPLE_FORMATS, Format, Pairs, negotiate
 from metalm_service.http.page import add_page
 from metalm_service.http.problems import add_problems
@@ -30,9 +32,15 @@ Parser = Callable[[Pairs], tuple[BatchRequest, bool]]
 
 
 def create_app(
-    handler: Handler, executor: Executor, calls: Calls, metrics: Metrics, tokens: Tokens
+    handler: Handler,
+    executor: Executor,
+    calls: Calls,
+    metrics: Metrics,
+    tokens: Tokens,
+    desk: FloorsDesk,
 ) -> CallsMiddleware:
-    """The application; batches are generated on `executor`, for those who have one of `tokens`."""
+    """The application; batches are generated on `executor`, and floors had from
+    `desk`, for those who have one of `tokens`."""
     app = FastAPI(
         title="MetaLM data service",
         version=VERSION,
@@ -98,6 +106,8 @@ def create_app(
     @app.get("/batches", **guarded(openapi.batches(BATCHES_FORMATS)))
     async def batches(request: Request) -> Response:
         return await answer(request, query.parse_batches, BATCHES_FORMATS)
+
+    add_floors(app, desk, identified, guarded, "private" if tokens.required else "public")
 
     @app.head("/describe", include_in_schema=False)
     @app.get("/describe", **guarded(openapi.describe()))

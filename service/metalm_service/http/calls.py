@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from metalm_proto.errors import ERRORS, InternalError
 from metalm_service.calls import (
     CANCELLED,
+    FLOORS,
     HEALTH,
     METRICS,
     NO_SUCH_METHOD,
@@ -21,6 +22,7 @@ from metalm_service.calls import (
 _METHODS = {
     "/sample": "Sample",
     "/batches": "StreamBatches",
+    "/floors": FLOORS,
     "/describe": "Describe",
     "/version": "Describe",
     "/healthz": HEALTH,

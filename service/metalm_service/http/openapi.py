@@ -105,6 +105,26 @@ def batches(choices: Sequence[_Named]) -> dict[str, Any]:
     )
 
 
+def floors() -> dict[str, Any]:
+    schema = _object(
+        spec={"type": "object"},
+        seed=_COUNT,
+        first=_COUNT,
+        samples=_COUNT,
+        unit=_TEXT,
+        predictors={"type": "object"},
+    )
+    return {
+        "summary": "How well a model can do at best",
+        "description": "Mean losses, in nats per predicted token, of the best possible predictors "
+        "and of simple ones on some samples of a stream: overall, along the sequence, by exposure, "
+        "by lag, by offset. `genie` and `greedy` enclose the Bayes learner; where both are the "
+        "same on every sample, the floor is exact.",
+        "responses": {200: _json("The floors", schema), **_error_responses(400, 503)},
+        "openapi_extra": {"parameters": [*map(_parameter, query.FLOORS_QUERY)]},
+    }
+
+
 def describe() -> dict[str, Any]:
     return {
         "summary": "Generators, limits, version; with a spec, its token ids",

@@ -37,7 +37,7 @@ async def first(stream: Ahead[Buffers], request: Request) -> Buffers | None:
 
     Raises CallerGoneError, Draining when the time to drain is over, and what generating it raised.
     """
-    gone = asyncio.create_task(_disconnected(request))
+    gone = asyncio.create_task(disconnected(request))
     gone.add_done_callback(lambda task: None if task.cancelled() else stream.abandon())
     try:
         return await following(stream)
@@ -75,7 +75,7 @@ class BatchResponse(StreamingResponse):
             buffers = await following(self._stream)
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
     """Returns when the caller has gone away."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

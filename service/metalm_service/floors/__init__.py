@@ -1,0 +1,1 @@
+"""The floors of a spec on request, computed where they are never in the way of batches."""

@@ -1,0 +1,71 @@
+"""The worker, seen from the service."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+
+_END_S = 3.0
+
+
+class WorkerEndedError(Exception):
+    """The worker ended before it had answered."""
+
+
+class Worker:
+    """Another process, which is started when it is first asked. One question at a time; `end` may
+    be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, question: bytes) -> bytes:
+        """The answer to a line. Raises WorkerEndedError, also where it was told to end."""
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        answer = b""
+        with suppress(OSError):  # it has ended
+            process.stdin.write(question + b"\n")
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        if not answer.endswith(b"\n"):
+            self.end()
+            raise WorkerEndedError(f"the worker ended with status {process.wait(_END_S)}")
+        return answer[:-1]
+
+    def end(self) -> None:
+        """Ends it whatever it is doing; the next question starts another."""
+        with self._lock:
+            process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            for stream in (process.stdin, process.stdout):
+                assert stream is not None
+                with suppress(OSError):  # what was not sent is lost
+                    stream.close()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._process is None:
+                # The same modules as here, and not what lies in the working directory.
+                paths = os.pathsep.join(path for path in sys.path if path)
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "metalm_service.floors.worker"],
+                    env={**_environment(), "PYTHONPATH": paths},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    # Ctrl-C is for the service, which ends it.
+                    start_new_session=True,
+                )
+            return self._process
+
+
+def _environment() -> dict[str, str]:
+    """Without what is the service's own, its tokens among it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("METALM_")}
