@@ -11,10 +11,13 @@ from pathlib import Path
 import xxhash
 from fastapi import FastAPI, Request, Response
 
+import metalm_proto
 from metalm_proto.query import SAMPLE_QUERY
 from metalm_service.handler import VERSION
 
 _WEB = Path(__file__).parent.parent / "web"
+# Those of the client's plots, too.
+_PUBLISHED = Path(metalm_proto.__file__).parent / "published_curves.json"
 _MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -44,7 +47,7 @@ def add_page(app: FastAPI, *, docs: bool, metrics: bool) -> None:
         "no_docs": "" if docs else " hidden",
         "no_metrics": "" if metrics else " hidden",
     }
-    files = {f"/page/{path.name}": _read(path, service) for path in _WEB.iterdir()}
+    files = {f"/page/{path.name}": _read(path, service) for path in (*_WEB.iterdir(), _PUBLISHED)}
     files["/"] = files.pop("/page/index.html")
     for path, file in files.items():
         _serve(app, path, file)
