@@ -39,7 +39,7 @@ export class Chart {
     const { width, height } = this.chart.getBoundingClientRect();
     if (!this.drawn || width < MARGIN.left + MARGIN.right + 20) return;
     const { bins, curves, by } = this.drawn;
-    const end = Math.max(2, ...bins.map(({ to, from }) => (by === "position" ? to : from + 1)));
+    const end = Math.max(2, ...bins.map(({ x, to }) => (by === "position" ? to : x)));
     const highest = Math.max(0.5, ...curves.flatMap(({ values }) => values.filter((value) => value !== null)));
     const top = Math.ceil(highest * 2.1) / 2;
     const across = width - MARGIN.left - MARGIN.right;
