@@ -11,16 +11,17 @@ from metalm_proto.fields import U64, Field
 from metalm_proto.spec import FIRST, SEED, SIZE, SPLIT, Spec, Split
 
 SAMPLES = replace(SIZE, name="samples", default=64, doc="samples to take the means of")
-STEPS = Field(
-    name="steps", kind=bool, default=False, doc="adds the curves by position, L numbers each"
-)
-FLOORS_FIELDS = (
+STREAM_FIELDS = (
     replace(SEED, default=0, doc="names the stream"),
     replace(SPLIT, default=Split.TEST),
     FIRST,
     SAMPLES,
-    STEPS,
 )
+"""Which samples, for whoever may leave all of it out."""
+STEPS = Field(
+    name="steps", kind=bool, default=False, doc="adds the curves by position, L numbers each"
+)
+FLOORS_FIELDS = (*STREAM_FIELDS, STEPS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -39,6 +39,7 @@ ARROWS = {
     "metalm_service.tokens": {"metalm_proto"},
     "metalm_service.tls": {"metalm_proto", "metalm_service.config"},
     "metalm_service.ahead": {"metalm_proto", "metalm_service.handler"},
+    "metalm_service.floors": {"metalm_proto", "metalm_service.core", "metalm_service.floors"},
     "metalm_service.grpc": {
         "metalm_proto",
         "metalm_service.ahead",
@@ -54,6 +55,7 @@ ARROWS = {
         "metalm_proto",
         "metalm_service.ahead",
         "metalm_service.calls",
+        "metalm_service.floors",
         "metalm_service.handler",
         "metalm_service.http",
         "metalm_service.metrics",
@@ -62,6 +64,7 @@ ARROWS = {
     "metalm_service.server": {
         "metalm_service.calls",
         "metalm_service.config",
+        "metalm_service.floors",
         "metalm_service.grpc",
         "metalm_service.handler",
         "metalm_service.http",

@@ -19,12 +19,8 @@ from metalm.eval.report import Report, read_report
 from metalm.eval.results import evaluator_of
 from metalm.eval.text import aligned, floors_text, report_text
 from metalm_proto.errors import InvalidArgument
-from metalm_proto.spec import SEED, SIZE, SPEC_FIELDS, SPLIT, START, Split
-
-_SAMPLES = replace(SIZE, name="samples", default=64, doc="samples to take the mean of")
-_SEED = replace(SEED, default=0, doc="names the stream")
-_SPLIT = replace(SPLIT, default=Split.TEST)
-_STREAM = (*SPEC_FIELDS, _SEED, _SPLIT, START, _SAMPLES)
+from metalm_proto.floors import STREAM_FIELDS
+from metalm_proto.spec import SPEC_FIELDS
 
 
 def add_evaluation_commands(command: Callable[[str, Any, str], argparse.ArgumentParser]) -> None:
@@ -36,7 +32,7 @@ def add_evaluation_commands(command: Callable[[str, Any, str], argparse.Argument
 
 
 def _add_floors_flags(parser: argparse.ArgumentParser) -> None:
-    for field in _STREAM:
+    for field in (*SPEC_FIELDS, *STREAM_FIELDS):
         flags.add(parser, field)
     flags.add_preset(parser)
     _add_output_flags(parser, "floors")
@@ -48,10 +44,7 @@ def run_floors(options: argparse.Namespace) -> None:
     outputs = _Outputs(options, "floors")
     found = floors(
         flags.spec(options),
-        flags.parsed(_SEED, options),
-        flags.parsed(_SPLIT, options),
-        flags.parsed(_SAMPLES, options),
-        first=flags.parsed(START, options),
+        **{field.name: flags.parsed(field, options) for field in STREAM_FIELDS},
     )
     print(floors_text(found), flush=True)
     outputs.write(found.write, lambda path: plot_floors(found, path))

@@ -203,7 +203,15 @@ def _draw(
     curve = table.curves[line.key]
     mean = np.array([curve.mean[i] for i in places], np.float64)
     single = "o" if len(mean) == 1 else None
-    axes.plot(x, mean, line.style, color=line.colour, linewidth=line.width, marker=single)
+    axes.plot(
+        x,
+        mean,
+        line.style,
+        color=line.colour,
+        linewidth=line.width,
+        marker=single,
+        zorder=2 + line.width,  # the ladder lies below what matters
+    )
     if line.key == "model":
         half = np.array([curve.ci95[i] for i in places], np.float64)
         axes.fill_between(x, mean - half, mean + half, color=line.colour, alpha=0.2, linewidth=0)

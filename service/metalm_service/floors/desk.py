@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from metalm_proto.errors import Draining, InternalError, LimitExceeded, Overloaded
 from metalm_proto.floors import FloorsRequest
-from metalm_service.core.floors.cost import MOST_STEPS, cpu_s
+from metalm_service.core.floors import LADDER
+from metalm_service.core.floors.cost import cost_of
 from metalm_service.floors.process import Worker, WorkerEndedError
 
 _MOST_WAITING = 16
@@ -19,6 +20,8 @@ _COME_AGAIN_S = 2.0
 _IDLE_S = 300.0
 """After so long without a question the worker, which has a hundred MiB, is ended."""
 _KEPT_BYTES = 32 * 2**20
+MOST_STEPS = 2**17
+"""L at most: so that the worker has its memory, too, within bounds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +56,7 @@ class FloorsDesk:
         if wanted.spec.L > MOST_STEPS:
             bound = f"at most {MOST_STEPS} for floors from a service"
             raise LimitExceeded("L", wanted.spec.L, bound)
-        seconds = cpu_s(wanted.spec, wanted.samples)
+        seconds = cost_of(wanted.spec, wanted.samples, LADDER).cpu_s
         if seconds > self._max_cpu_s:
             bound = (
                 f"fewer (or L or n less): the floors would cost {seconds:.3g} seconds of a core "

@@ -54,14 +54,14 @@ def add_floors(
 
 async def _answer(desk: FloorsDesk, wanted: FloorsRequest, request: Request) -> bytes | None:
     """None where the caller has gone. Raises what FloorsDesk.ask does."""
-    answer = asyncio.wrap_future(desk.ask(wanted))
+    answer: asyncio.Future[Any] = asyncio.wrap_future(desk.ask(wanted))
     # Also where nobody is left to hear of it.
     answer.add_done_callback(lambda done: done.exception())
-    gone = asyncio.create_task(disconnected(request))
+    gone: asyncio.Future[Any] = asyncio.create_task(disconnected(request))
     try:
         # Others may wait for the same.
         await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return await answer if answer.done() else None
+        return bytes(await answer) if answer.done() else None
     except asyncio.CancelledError as error:
         # Another replica has time.
         raise Draining("the server is shutting down", 0.0) from error
