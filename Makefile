@@ -109,7 +109,7 @@ cache-test: $(VENV)/dev ## put nginx in front of a service and test and measure 
 	$(BIN)/metalm warm
 	PYTHON=$(abspath $(BIN))/python tests/cache/run.sh
 
-page-test: $(VENV)/page ## test the explorer in Chromium, and measure it
+page-test: $(VENV)/page ## test the explorer in Chromium; PAGE_ARGS=--measure measures it
 	$(BIN)/metalm warm
 	PYTHON=$(abspath $(BIN))/python PYTHONPATH=$(abspath $(VENV))/page tests/page/run.sh $(PAGE_ARGS)
 

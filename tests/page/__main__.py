@@ -1,8 +1,8 @@
-"""Measures the explorer in Chromium, and takes its pictures: `make page-test`.
+"""Measures the explorer in Chromium, and takes its pictures: `make page-test PAGE_ARGS=--measure`.
 
     python -m tests.page [FOLDER]
 
-With a folder, pictures are written there: light, dark, phone. Needs a quiet machine for figures
+With a folder, pictures are written there: the README's, light, dark, phone. Needs a quiet machine for figures
 that mean something; no test depends on them.
 """
 
@@ -22,6 +22,7 @@ from tests.service_process import Service, running
 TIMES = 15
 SPEC = {"V": 64, "n": 10, "l": 64, "e": 0.1, "seed": 7}
 PICTURES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "explorer": ({"viewport": {"width": 1440, "height": 1160}}, {}),
     "light": ({"viewport": DESKTOP}, {}),
     "dark": ({"viewport": DESKTOP, "color_scheme": "dark"}, {"view": "aligned", "by": "exposure"}),
     "phone": ({"viewport": PHONE, "device_scale_factor": 2}, {}),

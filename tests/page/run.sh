@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 #
-# Tests the explorer in a real Chromium, and then measures it; axe-core, which looks for barriers,
+# Tests the explorer in a real Chromium, or measures it there (--measure); axe-core, which looks for barriers,
 # comes from npm. Installs Debian's chromium and npm where there are none and it is run by root.
-# Nothing but 127.0.0.1 is addressed by the browser. With --measure it only measures.
+# The browser addresses nothing but 127.0.0.1.
 #
 # PYTHON   the project's virtual environment (.venv/bin/python), playwright in its PYTHONPATH
 set -euo pipefail
@@ -27,14 +27,15 @@ if [ ${#missing[@]} -gt 0 ]; then
     die "apt-get could not install ${missing[*]}"
 fi
 
-if [ "${1:-}" != --measure ]; then
-  axe=.venv/axe
-  mkdir -p "$axe"
-  cp tests/page/package.json tests/page/package-lock.json "$axe"
-  # Held to the digest in the lock.
-  npm ci --prefix "$axe" --ignore-scripts --no-audit --no-fund --loglevel error >&2 ||
-    die "npm could not install axe-core"
-  export METALM_AXE=$PWD/$axe/node_modules/axe-core/axe.min.js
-  "$PYTHON" -m pytest -q -n "${PAGE_WORKERS:-2}" tests/page
+if [ "${1:-}" = --measure ]; then
+  shift
+  exec "$PYTHON" -m tests.page "$@"
 fi
-"$PYTHON" -m tests.page
+
+axe=.venv/axe
+mkdir -p "$axe"
+cp tests/page/package.json tests/page/package-lock.json "$axe"
+# Held to the digest in the lock.
+npm ci --prefix "$axe" --ignore-scripts --no-audit --no-fund --loglevel error >&2 ||
+  die "npm could not install axe-core"
+METALM_AXE=$PWD/$axe/node_modules/axe-core/axe.min.js exec "$PYTHON" -m pytest -n 2 tests/page "$@"

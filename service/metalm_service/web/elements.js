@@ -1,6 +1,6 @@
 // The language: its elements, each of which shows where it is spoken.
 
-import { hue, strong } from "./palette.js";
+import { strong } from "./palette.js";
 
 const AT_A_TIME = 60;
 const FEW = 48; // tokens of an element that are shown
@@ -41,7 +41,6 @@ export class Elements {
     button.dataset.element = element;
     button.setAttribute("aria-pressed", String(element) === this.chosen);
     const swatch = document.createElement("i");
-    swatch.dataset.hue = hue(element);
     swatch.style.background = strong(element);
     const name = document.createElement("b");
     name.textContent = element;
