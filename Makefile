@@ -24,7 +24,7 @@ serve: $(VENV)/installed ## set up, then serve HTTP on 8000 and gRPC on 50051
 
 test: $(VENV)/dev ## set up, then run the tests against the built wheel
 	$(BIN)/metalm warm
-	$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 check: $(VENV)/dev $(VENV)/proto ## lint, types, generated code, container files
 	$(BIN)/ruff check .
@@ -70,7 +70,7 @@ bench: $(VENV)/installed ## measure generator and doors
 
 lowest: $(VENV)/lowest ## run the doors' tests with the lowest supported versions
 	$(VENV)/lowest-versions/bin/metalm warm
-	$(VENV)/lowest-versions/bin/python -m pytest -n auto \
+	$(VENV)/lowest-versions/bin/python -m pytest -n auto --dist worksteal \
 		tests/congruence tests/service tests/client tests/proto tests/core/test_vectors.py
 
 chaos: $(VENV)/dev ## torment replicas under 100 000 batches and compare with the twin

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 COMMAND = [sys.executable, "-m", "metalm"]
 
 
-def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+class Process(Protocol):
+    """What can be asked whether it has ended."""
+
+    def poll(self) -> int | None: ...
+
+
+def run(
+    *arguments: str, check: bool = True, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
     """The command, run to its end; with `check`, one that must succeed."""
-    done = subprocess.run([*COMMAND, *arguments], capture_output=True)
+    done = subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, env={**os.environ, **environment}
+    )
     if check:
         assert done.returncode == 0, done.stderr.decode()
     return done
 
 
-def wait_until(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_until(happened: Callable[[], bool], process: Process) -> None:
     """Returns as soon as something has happened that the process does before it ends."""
     until = time.monotonic() + 60
     while not happened():

@@ -12,6 +12,13 @@ hypothesis.settings.register_profile("metalm", deadline=None, derandomize=True, 
 hypothesis.settings.load_profile("metalm")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """With `-n auto`: more than there are cores where these are few, as many tests wait."""
+    cores = len(os.sched_getaffinity(0))
+    return max(cores, min(2 * cores, 8))
+
+
 @pytest.fixture(scope="session")
 def service() -> Iterator[Service]:
     """A running service, shared: tests leave it as they found it."""

@@ -12,19 +12,37 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import Queue
+from typing import IO, Protocol
 
 READY = re.compile(
     r"metalm \S+ ready: (https?://\S+) (grpcs?://\S+) \((\w+) engine\)(?:, admin (\S+))?"
 )
 START_TIMEOUT_S = 60
+PORTS = ("--port", "0", "--grpc-port", "0")
 PORT_FLAGS = {"http": "--port", "grpc": "--grpc-port"}
+
+
+class Process(Protocol):
+    """What is asked of the process of a service: a part of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def stdout(self) -> IO[str] | None: ...
+    @property
+    def stderr(self) -> IO[str] | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, sig: int) -> None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
 
 
 @dataclass
 class Service:
     """The process, the two addresses it told, and the lines it printed."""
 
-    process: subprocess.Popen[str]
+    process: Process
     http: str
     grpc: str
     admin: str
@@ -55,8 +73,13 @@ def metalm(*arguments: str, program: str = "metalm", **environment: str) -> subp
 @contextmanager
 def running(*flags: str, program: str = "metalm", **environment: str) -> Iterator[Service]:
     """A service on free ports that is ready; killed at the end if it still runs."""
-    ports = ("--port", "0", "--grpc-port", "0")
-    process = metalm("serve", *ports, *flags, program=program, **environment)
+    with ready(metalm("serve", *PORTS, *flags, program=program, **environment)) as service:
+        yield service
+
+
+@contextmanager
+def ready(process: Process) -> Iterator[Service]:
+    """The service that has begun in a process, once it is ready."""
     assert process.stdout is not None
     assert process.stderr is not None
     lines: list[str] = []

@@ -150,5 +150,5 @@ def _parser() -> argparse.ArgumentParser:
     add_doctor_flags(command("doctor", doctor, "Say what is wrong with a service, from here."))
 
     benching = command("bench", _bench, "Measure the speed of this machine's generator and doors.")
-    benching.add_argument("--quick", action="store_true", help="fewer repetitions, less certain")
+    benching.add_argument("--quick", action="store_true", help="a single, short round")
     return parser

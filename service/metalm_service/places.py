@@ -13,9 +13,6 @@ COME_AGAIN_S = 2.0
 """What those are told who find no room. A refusal costs a millisecond: many that ask again every
 second would be a load of their own."""
 
-PATIENCE_S = 5.0
-"""A client that was turned away for so long has the next room, before those who were served."""
-
 _STILL_WAITS_S = 3 * COME_AGAIN_S
 """Who was turned away and has not asked again by then does so no more."""
 
@@ -32,25 +29,21 @@ class _Held:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A client that has nothing, and what it wants."""
+    """A client that has nothing, and what it wants. `since`: when it was first turned away."""
 
     since: float
     asked_at: float
     bytes: int
-
-    def is_gone(self, now: float) -> bool:
-        return now - self.asked_at >= _STILL_WAITS_S
-
-    def is_patient(self, now: float) -> bool:
-        return now - self.since > PATIENCE_S and not self.is_gone(now)
 
 
 class Places:
     """At most `most_requests` at a time and, if it is more than one, of `most_bytes` together; of
     both a client has `share` at most, though always one request.
 
-    Room goes to whoever asks when there is some. Who always comes in vain, as others are quicker to
-    ask again, has what he wants kept free for him after PATIENCE_S. Thread-safe.
+    Who was turned away and has nothing waits from then on, until he has asked again and found room.
+    For each one that has waited longer than who asks now, room is kept: else he came in vain time
+    after time, as others are quicker to ask again. Half of all is never kept, so that it works
+    meanwhile (of the bytes less, where one request needs more). Thread-safe.
     """
 
     def __init__(
@@ -110,14 +103,24 @@ class Places:
     def _check_kept(self, client: str, nbytes: int) -> None:
         """Raises Overloaded where the room that is left is kept for others."""
         now = self._clock()
-        patient = {name: each for name, each in self._waiting.items() if each.is_patient(now)}
-        if not patient or client in patient:
+        while self._waiting:
+            oldest = next(iter(self._waiting))
+            if now - self._waiting[oldest].asked_at < _STILL_WAITS_S:
+                break
+            del self._waiting[oldest]
+        own = self._waiting.get(client)
+        longer = [
+            other.bytes
+            for other in self._waiting.values()
+            if own is None or other.since < own.since
+        ]
+        if not longer:
             return
-        # For one at a time: what is kept is idle until he comes.
-        first = min(patient.values(), key=lambda each: each.since)
+        requests = min(len(longer), (self._most.requests + 1) // 2)
+        nbytes_kept = min(sum(longer), max(self._most.bytes // 2, *longer))
         _check(
-            "who has waited longest is kept a place; the server",
-            _Held(self._held.requests + 1, self._held.bytes + first.bytes),
+            "with what is kept for those who have waited longer, the server",
+            _Held(self._held.requests + requests, self._held.bytes + nbytes_kept),
             self._most,
             nbytes,
         )
@@ -125,11 +128,10 @@ class Places:
     def _turn_away(self, client: str, nbytes: int) -> None:
         now = self._clock()
         before = self._waiting.pop(client, None)
-        since = now if before is None or before.is_gone(now) else before.since
+        since = now if before is None else before.since
         self._waiting[client] = _Waiting(since, now, nbytes)
-        oldest = next(iter(self._waiting))
-        if self._waiting[oldest].is_gone(now) or len(self._waiting) > _MOST_WAITING:
-            del self._waiting[oldest]
+        if len(self._waiting) > _MOST_WAITING:
+            del self._waiting[next(iter(self._waiting))]
 
 
 def _check(whose: str, held: _Held, most: _Held, nbytes: int) -> None:

@@ -20,7 +20,7 @@ import pytest
 
 from metalm import MetaLMClient
 from metalm_proto import formats
-from tests.command import run
+from tests.forked import run
 from tests.service_process import Service
 
 METAGYM = [

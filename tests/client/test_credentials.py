@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import pickle
 import subprocess
 import sys
@@ -21,9 +20,9 @@ import pytest
 import metalm.gym
 from metalm import InvalidArgument, MetaLMClient, MetaLMError, Unauthenticated
 from tests.certificates import Authority
-from tests.command import COMMAND
+from tests.forked import run, running
 from tests.proxy import Proxy
-from tests.service_process import Service, running
+from tests.service_process import Service
 
 TOKEN = "trainer-0123456789abcdef"
 OTHER = "another-0123456789abcdef"
@@ -260,10 +259,10 @@ def test_the_environment_shows_it(guarded: Guarded, door: str) -> None:
         metalm.gym.MetaLMEnv(client=MetaLMClient(), token=TOKEN)
 
 
-def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, env={**os.environ, **environment}
-    )
+def command(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Its exit status, and what it prints."""
+    done = run(*arguments, check=False, **environment)
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 @DOORS
@@ -272,26 +271,25 @@ def test_the_commands_show_it(guarded: Guarded, door: str, tmp_path: Path) -> No
     (tmp_path / "token").write_text(TOKEN)
     asked = ["sample", "-L", "8", "--seed", "1", "--url", getattr(guarded.service, door)]
     shown = ["--ca", given["ca"], "--cert", given["cert"], "--key", given["key"]]
-    expected = command(*asked[:5]).stdout
-    assert len(expected) > 8
-    done = command(*asked, *shown, METALM_TOKEN=TOKEN)
-    assert (done.stdout, done.stderr) == (expected, "")
-    done = command(*asked, *shown, "--token-file", str(tmp_path / "token"), METALM_TOKEN=OTHER)
-    assert (done.stdout, done.stderr) == (expected, "")
+    expected = command(*asked[:5])
+    assert len(expected[1]) > 8
+    assert command(*asked, *shown, METALM_TOKEN=TOKEN) == expected == (0, expected[1], "")
+    file = ["--token-file", str(tmp_path / "token")]
+    assert command(*asked, *shown, *file, METALM_TOKEN=OTHER) == expected
     began = time.monotonic()
     for environment in ({}, {"METALM_TOKEN": OTHER}):
-        done = command(*asked, *shown, "--timeout-s", "120", **environment)
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "token" in done.stderr
-        assert OTHER not in done.stderr
-    done = command(*asked, "--timeout-s", "120", METALM_TOKEN=TOKEN)
-    assert "cannot be trusted" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+        status, told, errors = command(*asked, *shown, "--timeout-s", "120", **environment)
+        assert (status, told) == (1, "")
+        assert "token" in errors
+        assert OTHER not in errors
+    _, _, errors = command(*asked, "--timeout-s", "120", METALM_TOKEN=TOKEN)
+    assert "cannot be trusted" in errors
+    assert len(errors.splitlines()) == 1
     assert time.monotonic() - began < 100
-    plain = command("sample", "--url", "http://192.0.2.1:80", METALM_TOKEN=TOKEN)
-    assert plain.returncode == 2
-    assert "allow_plaintext_token" in plain.stderr
-    assert TOKEN not in plain.stderr
+    status, _, errors = command("sample", "--url", "http://192.0.2.1:80", METALM_TOKEN=TOKEN)
+    assert status == 2
+    assert "allow_plaintext_token" in errors
+    assert TOKEN not in errors
 
 
 def test_relays_are_not_told_in_their_arguments(guarded: Guarded) -> None:

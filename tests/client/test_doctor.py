@@ -19,8 +19,9 @@ import pytest
 from metalm.cli import main
 from tests.certificates import Authority
 from tests.command import COMMAND
+from tests.forked import running
 from tests.proxy import Proxy
-from tests.service_process import Service, running
+from tests.service_process import Service
 
 TOKEN = "trainer-0123456789abcdef"
 CHECKS = ["connection", "service", "limits", "bytes", "latency"]

@@ -12,7 +12,7 @@ import pytest
 from metalm import cli
 from metalm.eval import PRESETS, read_report
 from tests.client.evaluated import SAMPLES, SEED, SPEC, predictions
-from tests.command import run
+from tests.forked import run
 
 SPEC_FLAGS = ("-V", "16", "-n", "6", "-l", "8", "-e", "0.1", "-L", "512")
 

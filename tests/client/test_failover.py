@@ -21,9 +21,10 @@ import grpc
 import pytest
 
 from metalm import MetaLMClient, Unauthenticated, Unavailable, UnknownGenerator
+from tests.forked import running
 from tests.proxy import Proxy
 from tests.scraped import scrape
-from tests.service_process import PORT_FLAGS, Service, running
+from tests.service_process import PORT_FLAGS, Service
 
 RUN: dict[str, Any] = {"V": 64, "n": 8, "l": 8.0, "L": 64, "seed": 5, "batch_size": 16}
 SMALL: dict[str, Any] = {"prefetch_bytes": 2**17}
@@ -494,11 +495,11 @@ def test_a_reader_that_pauses_is_no_failure_of_the_service(
     door: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server ends the stream of one that takes nothing."""
-    large: dict[str, Any] = {"L": 2**14, "batch_size": 256, "seed": 1}  # 8 MiB a batch
+    large: dict[str, Any] = {"L": 2**14, "batch_size": 64, "seed": 1}  # 2 MiB a batch
     caplog.set_level(logging.INFO, "metalm")
     with running("--stall-timeout-s", "1") as service:
         with MetaLMClient(getattr(service, door)) as client:
-            with client.batches(**large, count=12, prefetch_bytes=0) as batches:
+            with client.batches(**large, count=48, prefetch_bytes=0) as batches:
                 found = [next(batches).digest]
                 until = time.monotonic() + 60
                 while not any("took nothing" in line for line in service.lines):
@@ -507,7 +508,7 @@ def test_a_reader_that_pauses_is_no_failure_of_the_service(
                 time.sleep(1)
                 found += [batch.digest for batch in batches]
     with MetaLMClient("inprocess:") as twin:
-        assert found == [batch.digest for batch in twin.batches(**large, count=12)]
+        assert found == [batch.digest for batch in twin.batches(**large, count=48)]
     assert not caplog.records
 
 

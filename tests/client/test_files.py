@@ -22,7 +22,8 @@ from metalm import Batch, InvalidArgument, MetaLMClient, Spec
 from metalm.files.base import batch_size_for
 from metalm.files.single import write
 from metalm_proto.spec import BatchRequest, Split
-from tests.command import COMMAND, run, wait_until
+from tests.command import COMMAND, wait_until
+from tests.forked import metalm, run
 from tests.service_process import Service
 
 FORMATS = ["text", "npz", "parquet", "arrow", "jsonl"]
@@ -203,7 +204,7 @@ def test_a_terminal_gets_no_bytes(form: str) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_full_disk_is_told_in_one_line(form: str) -> None:
     done = run(
-        "generate", "--samples", "500", "--seed", "1", "--format", form, "--output", "/dev/full",
+        "generate", "--samples", "50", "--seed", "1", "--format", form, "--output", "/dev/full",
         check=False,
     )  # fmt: skip
     assert done.returncode == 1
@@ -215,10 +216,10 @@ def test_a_file_that_cannot_grow_leaves_what_was_there(tmp_path: Path) -> None:
         path = tmp_path / form
         path.write_text("old")
         done = subprocess.run(
-            [*COMMAND, "generate", "--samples", "500", "--seed", "1", "--format", form,
+            [*COMMAND, "generate", "--samples", "100", "--seed", "1", "--format", form,
              "--output", str(path)],
             capture_output=True,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, 2**18)),
         )  # fmt: skip
         assert done.returncode == 1
         assert done.stderr.decode() == f"metalm: cannot write {path}: File too large\n"
@@ -228,17 +229,14 @@ def test_a_file_that_cannot_grow_leaves_what_was_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_a_reader_that_has_enough_is_no_error(form: str) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "generate", "--samples", "100000", "--seed", "1", "--format", form],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.read(10)
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait(60) == 141
+    process = metalm("generate", "--samples", "100000", "--seed", "1", "--format", form)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    os.read(process.stdout.fileno(), 10)
+    process.stdout.close()
+    with process.stderr as errors:
+        assert errors.read() == ""
+    assert process.wait(60) == 141
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -246,16 +244,14 @@ def test_a_reader_that_has_enough_is_no_error(form: str) -> None:
 def test_a_stopped_process_leaves_no_half_file(
     tmp_path: Path, form: str, number: signal.Signals
 ) -> None:
-    with subprocess.Popen(
-        [*COMMAND, "generate", "--samples", "10000000", "--seed", "1", "--format", form,
-         "--output", str(tmp_path / "file")],
-        stderr=subprocess.PIPE,
-    ) as process:  # fmt: skip
-        wait_until(lambda: any(file.stat().st_size > 2**20 for file in tmp_path.iterdir()), process)
-        process.send_signal(number)
-        assert process.wait(60) == 128 + number
-        assert process.stderr is not None
-        assert process.stderr.read() == b""
+    process = metalm(
+        "generate", "--samples", "10000000", "--seed", "1", "--format", form,
+        "--output", str(tmp_path / "file"),
+    )  # fmt: skip
+    wait_until(lambda: any(file.stat().st_size > 2**20 for file in tmp_path.iterdir()), process)
+    process.send_signal(number)
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 128 + number
     assert os.listdir(tmp_path) == []
 
 

@@ -17,7 +17,7 @@ from gymnasium.wrappers.vector import DictInfoToList
 from metalm import InvalidArgument, MetaLMClient, MetaLMError
 from metalm.gym import MetaLMVectorEnv
 from metalm_proto.fields import U64
-from tests.service_process import running
+from tests.forked import running
 
 SMALL: dict[str, Any] = {"V": 9, "n": 3, "l": 4, "e": 0.2, "L": 12}
 B = 5

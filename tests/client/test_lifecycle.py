@@ -24,15 +24,16 @@ import pytest
 from metalm import BatchIterator, MetaLMClient
 from metalm_proto.errors import Overloaded, Unavailable
 from tests.door import opened
+from tests.forked import running
 from tests.proxy import Proxy
-from tests.service_process import Service, running
+from tests.service_process import Service
 
 RUN: dict[str, Any] = {"V": 64, "n": 8, "l": 8.0, "L": 64, "seed": 5, "batch_size": 16}
 LARGE: dict[str, Any] = {"L": 2**14, "batch_size": 32, "seed": 1}
 """1 MiB a batch: no request of it fits into the buffers of a connection."""
 DOORS = ["http", "grpc"]
-OPENED = int(os.environ.get("METALM_TEST_OPENED", "200"))
-FORKS = int(os.environ.get("METALM_TEST_FORKS", "5"))
+OPENED = int(os.environ.get("METALM_TEST_OPENED", "60"))
+FORKS = int(os.environ.get("METALM_TEST_FORKS", "3"))
 PATIENCE_S = 30
 
 

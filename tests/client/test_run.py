@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from metalm import InvalidArgument, LimitExceeded, MetaLMClient
-from tests.service_process import running
+from tests.forked import running
 
 RUN: dict[str, Any] = {"L": 8, "seed": 5, "V": 16, "n": 3, "l": 4}
 

@@ -28,8 +28,9 @@ from metalm import MetaLMClient
 from metalm.top.exposition import Change, Reading
 from metalm.top.replicas import Replicas
 from metalm.top.table import duration, quantity
-from tests.command import COMMAND, run
-from tests.service_process import Service, running
+from tests.command import COMMAND
+from tests.forked import run, running
+from tests.service_process import Service
 
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

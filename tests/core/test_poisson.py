@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from metalm_service.core.poisson import LengthTable, length_table
 
@@ -42,7 +42,7 @@ def test_the_table_of_the_largest_mean_is_that_of_decimal_arithmetic() -> None:
 def test_tables_are_near_those_of_floating_point(mean: float) -> None:
     table = length_table(mean)
     k = table.zeros + np.arange(len(table.values))
-    approximate = 2**32 * stats.poisson.cdf(k, mean)
+    approximate = 2**32 * scipy.stats.poisson.cdf(k, mean)
     # scipy's own error; a slip by one element of the table would be far larger.
     np.testing.assert_allclose(table.values, approximate, rtol=1e-8, atol=2)
 

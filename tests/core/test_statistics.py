@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from numpy.typing import NDArray
-from scipy import stats
 
 from metalm_proto.spec import BatchRequest, Profile, Spec, Split
 from metalm_service.core import reference
@@ -90,7 +90,7 @@ def test_replacements_are_drawn_with_the_rounded_ratio_in_profile_metagym(
     seen = ~np.eye(V - 1, dtype=bool)
     assert expected[seen].min() >= SMALLEST_CELL
     # V - 1 row sums are fixed, one of them by chisquare itself.
-    assert stats.chisquare(found[seen], expected[seen], ddof=V - 2).pvalue > ALPHA
+    assert scipy.stats.chisquare(found[seen], expected[seen], ddof=V - 2).pvalue > ALPHA
 
 
 @PROFILES
@@ -101,7 +101,7 @@ def test_replacements_do_not_depend_on_the_token_they_replace(profile: Profile) 
     replaced = noisy != clean
     rank = noisy[replaced] - (noisy[replaced] > clean[replaced])
     table = np.bincount((clean[replaced] - 1) * others + rank - 1).reshape(spec.alphabet, others)
-    assert stats.chi2_contingency(table).pvalue > ALPHA
+    assert scipy.stats.chi2_contingency(table).pvalue > ALPHA
 
 
 def test_the_numbers_of_the_contract() -> None:
@@ -164,7 +164,7 @@ def test_in_profile_metagym_the_last_element_and_the_last_token_never_occur() ->
 def test_lengths_are_poissons_but_three_at_least(mean: float) -> None:
     lengths = drawn_lengths(mean, seed=12)
     k = np.arange(int(mean + 20 * mean**0.5 + 20))
-    probabilities = stats.poisson.pmf(k, mean)
+    probabilities = scipy.stats.poisson.pmf(k, mean)
     probabilities[3] += probabilities[:3].sum()
     probabilities[:3] = 0
     assert lengths.max() < len(k)
@@ -176,7 +176,7 @@ def test_the_mean_length(mean: float) -> None:
     lengths = drawn_lengths(mean, seed=13)
     expected = mean + np.exp(-mean) * (3 + 2 * mean + mean**2 / 2)
     k = np.arange(int(mean + 20 * mean**0.5 + 20))
-    variance = stats.poisson.pmf(k, mean) @ (np.maximum(k, 3) - expected) ** 2
+    variance = scipy.stats.poisson.pmf(k, mean) @ (np.maximum(k, 3) - expected) ** 2
     assert_mean(lengths, expected, variance)
 
 
@@ -198,7 +198,7 @@ def test_separators_are_as_frequent_as_the_lengths_make_them(profile: Profile, m
     separators = batch.y == spec.separator_id  # y begins at position 1
     places = separators.sum(axis=0).tolist()
     for found, rate in zip(places, starts[2:].clip(0, 1), strict=True):
-        assert stats.binomtest(found, size, rate).pvalue > ALPHA / spec.L
+        assert scipy.stats.binomtest(found, size, rate).pvalue > ALPHA / spec.L
     counts = separators.sum(axis=1)
     assert_mean(counts, starts[2:].sum(), counts.var())
 
@@ -239,7 +239,7 @@ def test_noise_does_not_depend_on_the_token(profile: Profile) -> None:
     noisy, clean = element_tokens(spec, seed=18)
     kind = np.where(noisy == 0, 2, noisy != clean)
     table = np.bincount((clean - 1) * 3 + kind).reshape(spec.alphabet, 3)
-    assert stats.chi2_contingency(table).pvalue > ALPHA
+    assert scipy.stats.chi2_contingency(table).pvalue > ALPHA
 
 
 @PROFILES
@@ -252,7 +252,7 @@ def test_noise_does_not_depend_on_the_exposure(profile: Profile) -> None:
     exposure = provenance.exposure[:, 1:][elements].astype(np.int64)
     corruption = provenance.corruption[:, 1:][elements].astype(np.int64)
     table = np.bincount(np.minimum(exposure, 9) * 3 + corruption).reshape(10, 3)
-    assert stats.chi2_contingency(table).pvalue > ALPHA
+    assert scipy.stats.chi2_contingency(table).pvalue > ALPHA
 
 
 def element_tokens(spec: Spec, seed: int, samples: int = 128) -> tuple[Ints, Ints]:
@@ -312,26 +312,26 @@ def distant_pairs(values: NDArray[Any], lag: int) -> tuple[NDArray[Any], NDArray
 
 def assert_rate(flags: Flags, rate: float) -> None:
     assert flags.size > 10**5
-    assert stats.binomtest(int(flags.sum()), flags.size, rate).pvalue > ALPHA
+    assert scipy.stats.binomtest(int(flags.sum()), flags.size, rate).pvalue > ALPHA
 
 
 def assert_pairs(first: Flags, second: Flags) -> None:
     """Both of a pair are set as often as independent flags are, given how often each is."""
     table = np.bincount(2 * first.astype(np.int64) + second, minlength=4).reshape(2, 2)
     assert table.sum() > 10**5
-    assert stats.chi2_contingency(table, correction=False).pvalue > ALPHA
+    assert scipy.stats.chi2_contingency(table, correction=False).pvalue > ALPHA
 
 
 def assert_mean(values: Ints, expected: float, variance: float) -> None:
     distance = (values.mean() - expected) / np.sqrt(variance / len(values))
-    assert 2 * stats.norm.sf(abs(distance)) > ALPHA
+    assert 2 * scipy.stats.norm.sf(abs(distance)) > ALPHA
 
 
 def assert_uniform(values: Ints, cells: int) -> None:
     counts = np.bincount(values, minlength=cells)
     assert len(counts) == cells
     assert counts.min() >= SMALLEST_CELL
-    assert cells == 1 or stats.chisquare(counts).pvalue > ALPHA
+    assert cells == 1 or scipy.stats.chisquare(counts).pvalue > ALPHA
 
 
 def assert_frequencies(counts: Ints, probabilities: NDArray[np.float64]) -> None:
@@ -344,4 +344,4 @@ def assert_frequencies(counts: Ints, probabilities: NDArray[np.float64]) -> None
             edges.append(cell)
     assert len(edges) > 2
     found, expected = np.add.reduceat(counts, edges), np.add.reduceat(expected, edges)
-    assert stats.chisquare(found, expected).pvalue > ALPHA
+    assert scipy.stats.chisquare(found, expected).pvalue > ALPHA

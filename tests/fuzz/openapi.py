@@ -1,42 +1,34 @@
-"""The OpenAPI document and the server's answers, by schemathesis."""
+"""The OpenAPI document and the server's answers, by schemathesis.
+
+Who imports this does not import that yet: it takes a second, and each worker of the tests would.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import requests
-import schemathesis
 from hypothesis import HealthCheck, given, seed, settings
-from schemathesis import GenerationMode
-from schemathesis.core.failures import FailureGroup
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    negative_data_rejection,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
 from tests.fuzz.target import ANSWER_S, Tally, Target
+
+if TYPE_CHECKING:
+    import requests
+    from schemathesis import GenerationMode
 
 FLAGS = (
     "--max-request-samples", "8", "--max-message-bytes", "262144", "--max-inflight-bytes", "67108864",
 )  # fmt: skip
 """Of a server where whatever it takes is cheap: any request that the document allows is asked."""
 
-_CHECKS = [
-    content_type_conformance,
-    negative_data_rejection,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-]
-
 
 def openapi(target: Target, cases: int, source: random.Random) -> Tally:
     """Whatever the document allows, and whatever it does not, is answered as it says."""
+    import requests
+    import schemathesis
+    from schemathesis import GenerationMode
+
     tally = Tally("OpenAPI, by schemathesis")
     schema = schemathesis.openapi.from_url(f"{target.http}/openapi.json")
     found: list[Any] = list(schema.get_all_operations())
@@ -58,7 +50,17 @@ def _exercise(
     source: random.Random,
     tally: Tally,
 ) -> None:
+    from schemathesis.core.failures import FailureGroup
+    from schemathesis.specs.openapi import checks
+
     told: Counter[str] = Counter()
+    conforming = [
+        checks.content_type_conformance,
+        checks.negative_data_rejection,
+        checks.response_headers_conformance,
+        checks.response_schema_conformance,
+        checks.status_code_conformance,
+    ]
 
     @seed(source.getrandbits(32))
     @settings(
@@ -73,7 +75,7 @@ def _exercise(
         if status >= 500 and not (status == 503 and response.json().get("reason") == "OVERLOADED"):
             tally.findings.append(f"{case.as_curl_command()}: {status} {response.text[:300]}")
         try:
-            case.validate_response(response, checks=_CHECKS)
+            case.validate_response(response, checks=conforming)
         except FailureGroup as group:
             for failure in group.exceptions:
                 kind = f"{operation.label}: {getattr(failure, 'title', type(failure).__name__)}"

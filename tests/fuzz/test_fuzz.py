@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests import forked
 from tests.fuzz import bounds, http1, messages
 from tests.fuzz.campaigns import KINDS, Kind, Result, fuzz
 from tests.service_process import Service, running
@@ -12,7 +13,7 @@ from tests.service_process import Service, running
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.run.__name__)
 def test_nothing_breaks_the_server(service: Service, kind: Kind) -> None:
     if kind.flags:
-        with running(*kind.flags) as other:
+        with forked.running(*kind.flags) as other:
             judge(kind, fuzz(other, kind, times=1, seed=1))
     else:
         judge(kind, fuzz(service, kind, times=1, seed=1))

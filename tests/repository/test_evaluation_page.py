@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import run
 from tests.documents import outputs
+from tests.forked import run
 
 PAGE = Path(__file__).parents[2] / "client" / "EVALUATION.md"
 

@@ -92,7 +92,7 @@ def test_links_in_the_documents_lead_somewhere() -> None:
     for document in [
         *ROOT.glob("*.md"),
         *ROOT.glob("proto/**/*.md"),
-        *ROOT.glob("client/*.md"),
+        *ROOT.glob("client/**/*.md"),
         *ROOT.glob("service/*.md"),
     ]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):

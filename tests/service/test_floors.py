@@ -18,7 +18,8 @@ import urllib3
 from metalm import Spec, Split
 from metalm_service.core.floors.summary import summarise
 from tests.door import opened
-from tests.service_process import Service, running
+from tests.forked import running
+from tests.service_process import Service
 
 SMALL = "V=8&n=3&l=5&e=0.1&L=64&samples=4"
 LONG = "V=64&n=10&l=64&L=4096&samples={samples}"

@@ -24,7 +24,8 @@ from metalm_proto.v1 import metalm_pb2_grpc
 from metalm_service import logs
 from metalm_service.config import LogFormat, LogLevel
 from tests.door import opened
-from tests.service_process import Service, metalm, running
+from tests.forked import metalm, running
+from tests.service_process import Service
 
 DOORS = ["http", "grpc"]
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")

@@ -21,9 +21,10 @@ from metalm_service.config import ServerConfig
 from metalm_service.handler import Handler
 from metalm_service.metrics import Metrics
 from tests.door import opened
+from tests.forked import running
 from tests.proxy import Proxy
 from tests.scraped import OPENMETRICS, Scrape, grown, scrape, scraped_when
-from tests.service_process import Service, running
+from tests.service_process import Service
 
 DOORS = ["http", "grpc"]
 ROOM = 17 * 2**19

@@ -28,8 +28,10 @@ from metalm import (
     Unavailable,
 )
 from metalm.transports.base import BatchStream
+from tests import service_process
 from tests.door import eventually, opened
-from tests.service_process import Service, metalm, running
+from tests.forked import metalm, running
+from tests.service_process import Service
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +142,7 @@ def test_a_client_is_never_refused_because_of_its_own_last_request(door: str) ->
 def test_work_that_nobody_waits_for_ends(door: str) -> None:
     """A provenance of half a minute, left: its thread and its place are free soon after."""
     room = ("--max-message-bytes", str(2**29), "--max-inflight-bytes", str(2**31))
-    with running("--threads", "1", "--max-requests", "1", *room) as service:
+    with service_process.running("--threads", "1", "--max-requests", "1", *room) as service:
         with opened(getattr(service, door), timeout_s=0.2) as client:
             with pytest.raises(DeadlineExceeded):
                 client.sample(n=2**24 - 1, l=2, L=1, seed=1, provenance=True)
@@ -250,7 +252,10 @@ def test_what_is_long_of_one_client_does_not_hold_up_another(path: str, streams:
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_whoever_waits_for_a_first_batch_at_the_end_may_ask_elsewhere(door: str) -> None:
-    with running("--drain-timeout-s", "1") as service, opened(getattr(service, door)) as client:
+    with (
+        service_process.running("--drain-timeout-s", "1") as service,
+        opened(getattr(service, door)) as client,
+    ):
         ended: list[MetaLMError] = []
 
         def ask() -> None:
@@ -277,13 +282,13 @@ def assert_running(service: Service) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_an_idle_service_with_zero(number: signal.Signals) -> None:
-    with running() as service:
+    with service_process.running() as service:
         assert service.stop(number) == 0
 
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_running_stream_is_finished_before_the_end(door: str) -> None:
-    with running() as service, opened(getattr(service, door)) as client:
+    with service_process.running() as service, opened(getattr(service, door)) as client:
         batches = client.batches(L=2**14, count=100)
         first = next(batches)
         service.process.send_signal(signal.SIGTERM)
@@ -293,7 +298,7 @@ def test_a_running_stream_is_finished_before_the_end(door: str) -> None:
 
 
 def test_while_draining_new_requests_are_refused_and_health_says_so() -> None:
-    with running() as service:
+    with service_process.running() as service:
         channel = grpc.insecure_channel(service.grpc.removeprefix("grpc://"))
         health = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
@@ -314,7 +319,7 @@ def test_while_draining_new_requests_are_refused_and_health_says_so() -> None:
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_second_signal_ends_it_at_once(door: str) -> None:
-    with running("--drain-timeout-s", "600") as service:
+    with service_process.running("--drain-timeout-s", "600") as service:
         with opened(getattr(service, door)) as client:
             stalled = client.batches(L=2**14)
             next(stalled)
@@ -329,7 +334,7 @@ def test_a_second_signal_ends_it_at_once(door: str) -> None:
 
 @pytest.mark.parametrize("door", ["http", "grpc"])
 def test_a_reader_that_never_reads_does_not_hold_up_the_end(door: str) -> None:
-    with running("--drain-timeout-s", "1") as service:
+    with service_process.running("--drain-timeout-s", "1") as service:
         with opened(getattr(service, door)) as client:
             stalled = client.batches(L=2**14)
             next(stalled)
@@ -342,11 +347,17 @@ def test_a_reader_that_never_reads_does_not_hold_up_the_end(door: str) -> None:
     assert "Traceback" not in "".join(service.lines)
 
 
+COMPILED_S = 100
+"""What the kernels may take to compile on a machine that does other things too."""
+
+
 @contextmanager
 def starting_cold(cache: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """A service that has its kernels to compile first, and its HTTP port, which answers."""
     port = free_port()
-    process = metalm("serve", "--port", str(port), "--grpc-port", "0", NUMBA_CACHE_DIR=str(cache))
+    process = service_process.metalm(
+        "serve", "--port", str(port), "--grpc-port", "0", NUMBA_CACHE_DIR=str(cache)
+    )
     try:
         until = time.monotonic() + 60
         while time.monotonic() < until:
@@ -358,7 +369,7 @@ def starting_cold(cache: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
         yield process, port
     finally:
         process.terminate()
-        process.communicate(timeout=60)
+        process.communicate(timeout=COMPILED_S)
     assert process.returncode == 0
 
 
@@ -371,7 +382,7 @@ def test_the_service_answers_while_its_kernels_compile(tmp_path: Path) -> None:
         refused = pool.request("GET", f"{base}/sample?L=5")
         assert refused.json()["reason"] == "STARTING"
         assert refused.headers["Retry-After"] == "1"
-        until = time.monotonic() + 60
+        until = time.monotonic() + COMPILED_S
         while pool.request("GET", f"{base}/readyz").status != 200:
             assert time.monotonic() < until
             time.sleep(0.05)

@@ -19,8 +19,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from metalm import MetaLMClient, MetaLMError, Unauthenticated
 from metalm_proto.errors import InternalError
 from tests.certificates import Authority, Issued
+from tests.forked import metalm, running
 from tests.proxy import Proxy
-from tests.service_process import Service, metalm, running
+from tests.service_process import Service
 
 PATIENCE_S = 60
 """Of clients that are to be refused, who must not use it up."""

@@ -19,7 +19,8 @@ from metalm import MetaLMClient, Unauthenticated
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_proto.v1 import metalm_pb2_grpc
 from metalm_service.tokens import Tokens
-from tests.service_process import Service, metalm, running
+from tests.forked import metalm, running
+from tests.service_process import Service
 
 ALICE, BOB, NEW = "alice-0123456789abcdef", "bob+0123456789/abcdef==", "new.0123456789~abcdef"
 

@@ -71,15 +71,15 @@ class _Table:
 
 
 def run(*, quick: bool) -> None:
-    """Measures and prints the table; `quick` for fewer and shorter rounds.
+    """Measures and prints the table; `quick` for a single, short round.
 
-    Every figure is the median of several rounds, and what is compared is measured in turn within
+    Every figure is the median of its rounds, and what is compared is measured in turn within
     each round, so that a machine whose speed drifts does not bend the ratios.
     """
     # What the last rows need is asked for before minutes are spent on the first ones.
     import_module("metalm_service.server")
 
-    rounds, seconds = (3, 0.3) if quick else (7, 1.0)
+    rounds, seconds = (1, 0.3) if quick else (7, 1.0)
     table = _Table()
     print(_machine())
     print(f"V={SPEC.V} n={SPEC.n} l={SPEC.l:g} e={SPEC.e} L={SPEC.L}, batches of {BATCH_SIZE}")

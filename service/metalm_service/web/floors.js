@@ -41,6 +41,8 @@ export async function curvesOf(told, by, signal) {
   const exact = told.exact_samples === told.samples;
   const curves = [];
   for (const name of order(Object.keys(told.predictors), exact)) {
+    // A memory of all tokens is none that is limited.
+    if (windowOf(name) >= told.spec.L) continue;
     const mean = bins.mean(told.predictors[name]);
     curves.push({ key: name, ...titled(name, exact), values: mean, tail: told.predictors[name].plateau.mean[0] });
   }
@@ -60,8 +62,14 @@ function titled(name, exact) {
   if (name === "genie") return { name: "Bayes learner, at least", kind: "genie" };
   if (name === "known") return { name: "language known", kind: "known" };
   if (name === "content-free") return { name: "no memory", kind: "free" };
-  const window = /^bayes-(\d+)$/.exec(name)?.[1];
-  return { name: window ? `Bayes, last ${window} tokens` : (LADDER[name] ?? name), kind: "ladder", ladder: true };
+  const window = windowOf(name);
+  return window > 0
+    ? { name: `Bayes, last ${window} tokens`, kind: "window", ladder: true }
+    : { name: LADDER[name] ?? name, kind: "simple", ladder: true };
+}
+
+function windowOf(name) {
+  return Number(/^bayes-(\d+)$/.exec(name)?.[1] ?? 0);
 }
 
 function positions(told) {
