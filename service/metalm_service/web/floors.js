@@ -35,7 +35,8 @@ export async function fetchFloors(asked, length, signal) {
   }
 }
 
-// [{key, name, kind, points: [[x, y]…], ladder}], and the bins' names.
+// What is drawn: bins [{from, to, x, text}], and curves [{key, name, kind, ladder, dots, values, tail}],
+// a value a bin; the tail is the mean over the second half.
 export async function curvesOf(told, by, signal) {
   const bins = by === "position" ? positions(told) : exposures(told);
   const exact = told.exact_samples === told.samples;
