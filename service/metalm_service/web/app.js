@@ -71,7 +71,7 @@ class Page {
     if (String(query(state)) !== this.asked) this.want();
     else this.show();
     if (question(state) !== this.askedFloors) this.wantFloors();
-    else this.showFloors();
+    else this.showFloors().catch((error) => this.tell(error.message));
   }
 
   askAgain() {
@@ -160,6 +160,7 @@ class Page {
   async showFloors() {
     if (!this.floors) return;
     const drawn = await curvesOf(this.floors, this.state.by);
+    if (drawn.told !== this.floors) return;
     this.chart.show(drawn, this.state.ladder === "1");
     $("floors-state").textContent = summary(drawn);
     const { samples, seed, split } = this.floors;
