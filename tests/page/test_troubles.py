@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import signal
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 import urllib3
 from playwright.sync_api import Browser, expect
 
 from tests.page.browser import Explorer
-from tests.service_process import running
+from tests.service_process import Service, running
 
 TOKEN = "alice-0123456789abcdef"
 
@@ -100,3 +102,41 @@ def test_metrics_on_a_port_of_their_own(browser: Browser) -> None:
         expect(page.page.get_by_role("link", name="API")).to_be_hidden()
         page.expect_rows(page.sample()["x"])
         page.close()
+
+
+class Prefixed(BaseHTTPRequestHandler):
+    """Hands what is asked below /some/where on to a service, and nothing else."""
+
+    service = ""
+
+    def do_GET(self) -> None:
+        prefix, _, path = self.path.partition("/some/where/")
+        if prefix:
+            self.send_error(404)
+            return
+        answer = urllib3.request("GET", f"{self.service}/{path}", redirect=False, retries=False)
+        self.send_response(answer.status)
+        for name in ("Content-Type", "Content-Security-Policy"):
+            self.send_header(name, answer.headers[name])
+        self.send_header("Content-Length", str(len(answer.data)))
+        self.end_headers()
+        self.wfile.write(answer.data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_behind_a_proxy_that_gives_it_a_path(browser: Browser, service: Service) -> None:
+    handler = type("Handler", (Prefixed,), {"service": service.http})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as proxy:
+        Thread(target=proxy.serve_forever, daemon=True).start()
+        page = Explorer(browser, service)
+        address = f"http://127.0.0.1:{proxy.server_port}/some/where/"
+        page.page.goto(f"{address}?seed=4&L=300")
+        page.shown(seed=4, L=300)
+        page.expect_rows(page.sample()["x"])
+        expect(page.page.locator("#state")).to_have_text("ready")
+        expect(page.page.locator("#snippets code").first).to_contain_text(f"{address}sample?")
+        assert all(url.startswith(address) for url in page.requests)
+        page.close()
+        proxy.shutdown()
