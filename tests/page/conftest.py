@@ -9,4 +9,6 @@ WANTED = find_spec("playwright") is not None and shutil.which("chromium") is not
 collect_ignore_glob = [] if WANTED else ["test_*.py"]
 
 if WANTED:
-    pytest_plugins = ["tests.page.fixtures"]
+    from tests.page.fixtures import browser, explorer
+
+    __all__ = ["browser", "explorer"]
