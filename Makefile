@@ -1,7 +1,7 @@
 # make serve   sets up a fresh machine and serves
 # make test    sets up and tests
 .DEFAULT_GOAL := help
-.PHONY: help serve test check format proto lock bench chaos load soak fuzz metrics-test docker-test lowest frameworks audit cache-test scaling clean
+.PHONY: help serve test check format proto lock bench chaos load soak fuzz metrics-test docker-test lowest frameworks audit cache-test page-test scaling clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -36,7 +36,7 @@ check: $(VENV)/dev $(VENV)/proto ## lint, types, generated code, container files
 		&& $(BIN)/buf breaking proto --against ".git#tag=$$tag,subdir=proto" \
 		|| test -z "$$tag"
 	$(BIN)/hadolint docker/Dockerfile
-	$(BIN)/shellcheck .ci/run tests/docker/*.sh tests/prometheus/*.sh tests/cache/*.sh
+	$(BIN)/shellcheck .ci/run tests/docker/*.sh tests/prometheus/*.sh tests/cache/*.sh tests/page/*.sh
 	$(BIN)/kubernetes-validate --strict --quiet -k 1.30 \
 		docker/kubernetes/base/[!k]*.yaml docker/kubernetes/monitor/network.yaml
 	$(PROTOC)
@@ -60,6 +60,7 @@ lock: | $(BIN)/python ## resolve the dependencies anew
 	printf "torch==2.13.0; sys_platform == 'never'\n" > $(VENV)/without-torch
 	$(RESOLVE) --group frameworks --override $(VENV)/without-torch -c requirements.lock \
 		-c tests/requirements.lock --no-emit-package torch -o tests/requirements-frameworks.lock
+	$(RESOLVE) --group page -c tests/requirements.lock -o tests/requirements-page.lock
 	$(RESOLVE) --group proto -o proto/requirements.lock
 	$(RESOLVE) --resolution lowest-direct --extra service --extra otel --extra eval --extra gym --extra arrow --group lowest pyproject.toml \
 		-o tests/requirements-lowest.lock
@@ -108,6 +109,10 @@ cache-test: $(VENV)/dev ## put nginx in front of a service and test and measure 
 	$(BIN)/metalm warm
 	PYTHON=$(abspath $(BIN))/python tests/cache/run.sh
 
+page-test: $(VENV)/page ## test the explorer in Chromium; PAGE_ARGS=--measure measures it
+	$(BIN)/metalm warm
+	PYTHON=$(abspath $(BIN))/python PYTHONPATH=$(abspath $(VENV))/page tests/page/run.sh $(PAGE_ARGS)
+
 scaling: $(VENV)/dev ## measure one replica and two, and what a replica costs
 	$(BIN)/metalm warm
 	$(BIN)/python -m tests.benchmarks.scaling
@@ -155,6 +160,11 @@ $(VENV)/frameworks: tests/requirements-frameworks.lock $(VENV)/installed
 	$(VENV)/frameworks-versions/bin/python -m pip --disable-pip-version-check --quiet install \
 		--no-deps --force-reinstall dist/*.whl
 	@touch $@
+
+# Beside the environment and not in it: the default run of the tests has no browser.
+$(VENV)/page: tests/requirements-page.lock $(VENV)/dev
+	rm -rf $@
+	$(LOCKED) $< --no-deps --target $@
 
 $(VENV)/proto: proto/requirements.lock | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/protoc

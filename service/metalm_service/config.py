@@ -86,6 +86,7 @@ CONFIG_FIELDS = (
         kind=str,
         doc="the same with commas between, in place of a file or beside it",
     ),
+    Field(name="page", kind=bool, default=True, doc="serve the explorer at /"),
     Field(name="docs", kind=bool, default=True, doc="serve /docs and /openapi.json"),
     Field(name="reflection", kind=bool, default=True, doc="serve gRPC reflection"),
     Field(
@@ -207,6 +208,7 @@ class ServerConfig:
     tls_client_ca: str | None = _BY_NAME["tls_client_ca"].default
     token_file: str | None = _BY_NAME["token_file"].default
     tokens: str | None = field(default=_BY_NAME["tokens"].default, repr=False)
+    page: bool = _BY_NAME["page"].default
     docs: bool = _BY_NAME["docs"].default
     reflection: bool = _BY_NAME["reflection"].default
     threads: int = _BY_NAME["threads"].default

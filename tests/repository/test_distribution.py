@@ -40,11 +40,12 @@ def test_the_wheel_holds_the_three_packages_and_their_data() -> None:
     for path in (
         "metalm/py.typed",
         "metalm/bench/generator.c",
-        "metalm/eval/published_curves.json",
         "metalm/eval/report.schema.json",
         "metalm_proto/py.typed",
+        "metalm_proto/published_curves.json",
         "metalm_proto/v1/metalm_pb2.pyi",
         "metalm_service/py.typed",
+        "metalm_service/web/index.html",
     ):
         assert path in shipped
     tops = {path.split("/")[0] for path in shipped if not path.startswith("..")}

@@ -83,7 +83,7 @@ def test_what_is_guarded_is_for_private_caches_only(guarded: Service, service: S
 
 
 def test_probes_and_the_page_are_open(guarded: Service) -> None:
-    for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+    for path in ("/healthz", "/readyz", "/", "/page/app.js", "/docs", "/openapi.json"):
         assert get(guarded.http + path).status == 200
     document = get(f"{guarded.http}/openapi.json").json()
     for path in ("/sample", "/batches", "/describe", "/version", "/metrics"):
@@ -257,10 +257,11 @@ def test_broken_settings_end_the_start_with_one_line(
         assert part in errors
 
 
-def test_page_and_reflection_can_be_switched_off() -> None:
-    with running("--docs", "false", "--reflection", "false") as service:
+def test_pages_and_reflection_can_be_switched_off() -> None:
+    with running("--page", "false", "--docs", "false", "--reflection", "false") as service:
         for path in (
             "/",
+            "/page/app.js",
             "/docs",
             "/docs/start.js",
             "/docs/static/swagger-ui.css",
@@ -279,6 +280,7 @@ def test_page_and_reflection_can_be_switched_off() -> None:
 def test_every_answer_tells_browsers_what_it_is_not(service: Service) -> None:
     for path in (
         "/",
+        "/page/app.js",
         "/docs",
         "/docs/start.js",
         "/sample?L=5",

@@ -29,7 +29,7 @@ def published_curves(spec: Spec) -> tuple[PublishedCurve, ...]:
 
 @lru_cache(maxsize=1)
 def _curves() -> tuple[PublishedCurve, ...]:
-    told = json.loads((files("metalm.eval") / "published_curves.json").read_text())
+    told = json.loads((files("metalm_proto") / "published_curves.json").read_text())
     return tuple(
         PublishedCurve(
             name=name,

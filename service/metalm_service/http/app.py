@@ -21,6 +21,7 @@ from metalm_service.http.calls import CallsMiddleware
 from metalm_service.http.docs import add_docs
 from metalm_service.http.floors import add_floors
 from metalm_service.http.formats import BATCHES_FORMATS, SAMPLE_FORMATS, Format, Pairs, negotiate
+from metalm_service.http.page import add_page
 from metalm_service.http.problems import add_problems
 from metalm_service.http.scraping import add_metrics
 from metalm_service.http.streaming import BatchResponse, first
@@ -51,7 +52,10 @@ def create_app(
     )
     add_problems(app)
     add_probes(app, handler)
-    if handler.config.docs:
+    config = handler.config
+    if config.page:
+        add_page(app, docs=config.docs, metrics=config.admin_port is None)
+    if config.docs:
         add_docs(app)
     guarded = openapi.guarded if tokens.required else _open
 

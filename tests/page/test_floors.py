@@ -1,0 +1,131 @@
+"""The curves are what the service says."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import urllib3
+from playwright.sync_api import expect
+
+from tests.page.browser import Explorer
+
+TINY = {"V": 8, "n": 3, "l": 5, "e": 0.1, "L": 512, "seed": 1}
+
+
+def asked(explorer: Explorer) -> dict[str, Any]:
+    """The answer to what the page asked for last."""
+    url = [url for url in explorer.requests if "/floors?" in url][-1]
+    told: dict[str, Any] = urllib3.request("GET", url).json()
+    return told
+
+
+def computed(explorer: Explorer) -> None:
+    expect(explorer.page.locator("#floors")).to_have_attribute(
+        "aria-busy", "false", timeout=100_000
+    )
+    expect(explorer.page.locator("#floors-state")).to_contain_text("nats a token")
+
+
+def curves(explorer: Explorer) -> dict[str, str]:
+    """Names and values beside the chart."""
+    items = explorer.page.locator("#curves li").all()
+    texts = [
+        re.fullmatch(r"(.*?)\s*([\d.]+|\u2013)", item.inner_text(), re.DOTALL) for item in items
+    ]
+    return {match[1].strip(): match[2] for match in texts if match}
+
+
+def test_floors_are_those_of_the_spec(explorer: Explorer) -> None:
+    explorer.open(**TINY)
+    computed(explorer)
+    told = asked(explorer)
+    assert (told["spec"]["V"], told["seed"], told["split"]) == (8, 0, "test")
+    beside = curves(explorer)
+    for key, name in (("known", "language known"), ("content-free", "no memory")):
+        mean = told["predictors"][key]["plateau"]["mean"][0]
+        assert beside[name] == f"{mean:.3f}"
+    assert len(beside) in (3, 4)
+    assert explorer.page.locator("#chart polyline").count() == len(beside)
+    expect(explorer.page.locator("#floors-of")).to_contain_text(f"{told['samples']} samples")
+
+
+def test_a_bracket_where_it_is_one(explorer: Explorer) -> None:
+    explorer.open(V=4, n=6, l=3, e=0.4, L=256, seed=1)
+    computed(explorer)
+    told = asked(explorer)
+    assert told["exact_samples"] < told["samples"]
+    genie, greedy = (told["predictors"][key]["plateau"]["mean"][0] for key in ("genie", "greedy"))
+    beside = curves(explorer)
+    assert beside["Bayes learner, at least"] == f"{genie:.3f}"
+    assert beside["Bayes learner, at most"] == f"{greedy:.3f}"
+    assert explorer.page.locator("#chart .bracket").get_attribute("points")
+
+
+def test_simpler_learners_exposures_and_a_table(explorer: Explorer) -> None:
+    explorer.open(**TINY)
+    computed(explorer)
+    few = len(curves(explorer))
+    explorer.page.get_by_text("simpler learners, too").click()
+    expect(explorer.page.locator("#curves")).to_contain_text("last copy")
+    assert len(curves(explorer)) > few
+    explorer.page.get_by_text("by exposure").click()
+    expect(explorer.page.locator("#chart")).to_contain_text("times the element was heard before")
+    assert (explorer.state["ladder"], explorer.state["by"]) == ("1", "exposure")
+    explorer.page.get_by_text("As a table").click()
+    first = explorer.page.locator("#figures tbody tr").first.locator("td").all_inner_texts()
+    heads = explorer.page.locator("#figures th").all_inner_texts()
+    mean = asked(explorer)["predictors"]["vote"]["exposure"]["mean"][0]
+    assert first[heads.index("vote of copies")] == f"{mean:.3f}"
+
+
+def test_a_curve_is_read_by_keyboard(explorer: Explorer) -> None:
+    explorer.open(**TINY, by="exposure")
+    computed(explorer)
+    chart = explorer.page.locator("#chart")
+    chart.focus()
+    explorer.page.keyboard.press("Home")
+    explorer.page.keyboard.press("ArrowRight")
+    mean = asked(explorer)["predictors"]["known"]["exposure"]["mean"][1]
+    expect(chart).to_have_attribute("aria-valuetext", re.compile("exposure 1: .*language known"))
+    assert curves(explorer)["language known"] == f"{mean:.3f}"
+    assert f"language known {mean:.2f}" in (chart.get_attribute("aria-valuetext") or "")
+
+
+def test_published_curves_where_the_setting_is_theirs(explorer: Explorer) -> None:
+    explorer.open(V=64, n=5, l=32, e=0.1, L=4096, profile="metagym", mask_ratio=0.3, seed=1)
+    computed(explorer)
+    beside = curves(explorer)
+    assert beside["published: Transformer-XL"] == "0.841"
+    assert explorer.page.locator("#chart .published circle").count() == 32
+    explorer.page.get_by_text("metalm", exact=True).click()
+    explorer.shown(profile="metalm")
+    computed(explorer)
+    assert not any("published" in name for name in curves(explorer))
+
+
+def test_one_language_is_part_of_the_question(explorer: Explorer) -> None:
+    explorer.open(**TINY, language=4)
+    computed(explorer)
+    url = [url for url in explorer.requests if "/floors?" in url][-1]
+    query = parse_qs(urlsplit(url).query)
+    assert (query["language"], query["seed"], query["split"]) == (["4"], ["1"], ["train"])
+
+
+def test_the_page_is_usable_while_floors_are_computed(explorer: Explorer) -> None:
+    explorer.open(V=64, n=40, l=64, e=0.1, L=20_000, seed=1)
+    expect(explorer.page.locator("#floors-state")).to_have_text("computing…")
+    explorer.page.fill("#index", "1")
+    explorer.shown(index=1)
+    explorer.expect_rows(explorer.sample()["x"])
+    # Another sample of the same distribution has the same floors: they were asked for once.
+    explorer.page.fill("#L", "600")
+    explorer.shown(L=600)
+    computed(explorer)
+    assert asked(explorer)["spec"]["L"] == 600
+
+
+def test_what_costs_too_much_is_said(explorer: Explorer) -> None:
+    explorer.open(V=64, n=1000, l=64, L=2_000_000, seed=1)
+    expect(explorer.page.locator("#floors-state")).to_contain_text("no floors: ")
