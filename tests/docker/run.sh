@@ -119,6 +119,22 @@ assert len(sample["x"]) > 0 and len(sample["y"]) > 0, sample
 ' "$work/sample.json" || die "$1/sample did not answer a sample: $(cat "$work/sample.json")"
 }
 
+# check_floors CONTAINER URL: they are computed, by kernels that need not be compiled; and a worker that
+# is ended in the middle leaves nothing behind.
+check_floors() {
+  local url="$2/floors?V=64&n=10&L=4096" before after
+  curl -fsS --noproxy '*' --max-time 60 "$url&samples=4" >"$work/floors.json" ||
+    die "$2/floors does not answer"
+  before=$(docker exec "$1" sh -c 'find /tmp /dev/shm -mindepth 1 | wc -l')
+  if curl -fsS --noproxy '*' --max-time 1 "$url&samples=1000" >"$work/floors.json"; then
+    die "$2/floors answered at once: nothing was ended in the middle"
+  fi
+  curl -fsS --noproxy '*' --max-time 60 "$url&samples=5" >"$work/floors.json" ||
+    die "$2/floors does not answer any more"
+  after=$(docker exec "$1" sh -c 'find /tmp /dev/shm -mindepth 1 | wc -l')
+  [ "$before" = "$after" ] || die "files of $1 in /tmp and /dev/shm: $before, and $after behind it"
+}
+
 # check_process CONTAINER UID: what the kernel says of the container's process 1. What it may call
 # is filtered by the engine's default profile, if the engine has one.
 check_process() {
@@ -233,6 +249,7 @@ run_extra "metalm-test-odd-$$" --read-only --cap-drop ALL --security-opt no-new-
   --user 12345:54321 --env HOME=
 wait_healthy "metalm-test-odd-$$"
 check_sample "$url"
+check_floors "metalm-test-odd-$$" "$url"
 check_process "metalm-test-odd-$$" 12345
 changed=$(docker diff "metalm-test-odd-$$")
 [ -z "$changed" ] || die "user 12345: the container's file system changed: $changed"
@@ -245,6 +262,7 @@ mapfile -t pod < <("$PYTHON" -m tests.docker.pod)
 run_extra "metalm-test-pod-$$" "${pod[@]}"
 wait_healthy "metalm-test-pod-$$"
 check_sample "$url"
+check_floors "metalm-test-pod-$$" "$url"
 check_process "metalm-test-pod-$$" 65532
 METALM_TEST_URLS="$url" "$PYTHON" -m pytest tests/congruence -q -k 'http and not grpc' ||
   die "the congruence suite failed against the pod's container"

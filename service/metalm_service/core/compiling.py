@@ -54,6 +54,12 @@ def usable_cache(directory: str) -> str:
     return directory
 
 
+def cache_in_use() -> str:
+    """The cache directory of this process's kernels, for others to use; empty if it is numba's own
+    choice."""
+    return _cache_in_use(str(numba.config.CACHE_DIR))  # type: ignore[attr-defined]
+
+
 @cache
 def _cache_in_use(directory: str) -> str:
     """One for all kernels of the process."""

@@ -67,5 +67,10 @@ class Worker:
 
 
 def _environment() -> dict[str, str]:
-    """Without what is the service's own, its tokens among it."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("METALM_")}
+    """Without what is the service's own, its tokens among it; with its cache of kernels, as a
+    process that is ended in the middle would leave a copy of its own behind."""
+    # Not with the module: it loads the compiler.
+    from metalm_service.core.compiling import cache_in_use
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("METALM_")}
+    return kept | ({"NUMBA_CACHE_DIR": directory} if (directory := cache_in_use()) else {})
