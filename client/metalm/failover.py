@@ -119,6 +119,7 @@ class FailoverTransport:
                 try:
                     for batch in self._attempt(endpoint, part, call):
                         trouble.over()
+                        call.in_trouble = False
                         following = batch.first + request.step
                         given_at = time.monotonic()
                         yield batch
@@ -181,8 +182,8 @@ class EndpointStream(BatchStream):
     thread at a time runs, under the lock that `BatchStream` has for that. The generator owns a
     `Trouble`, which no other thread sees, and while it asks an endpoint, a place there
     (`Endpoint.in_flight`) and the door's own stream. The `Call` is shared with the threads that
-    close: its attributes are set once or by the generator alone, and read without a lock. What is
-    known of an `Endpoint` belongs to `Endpoints`, and is behind that one's lock.
+    close or look: its attributes are set once or by the generator alone, and read without a lock.
+    What is known of an `Endpoint` belongs to `Endpoints`, and is behind that one's lock.
     """
 
     def __init__(self, batches: Generator[Batch, None, None], call: Call) -> None:
@@ -192,6 +193,11 @@ class EndpointStream(BatchStream):
     @property
     def endpoint(self) -> Endpoint | None:
         return self._call.endpoint
+
+    @property
+    def in_trouble(self) -> bool:
+        """Its last attempt failed, and another has given nothing yet."""
+        return self._call.in_trouble
 
 
 def _part(request: BatchRequest, batches: int) -> BatchRequest:

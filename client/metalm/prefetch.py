@@ -40,9 +40,14 @@ class _Slot:
     """First sample of the batch that comes next."""
     ready: deque[Step] = field(default_factory=deque)
     streams: list[EndpointStream] = field(default_factory=list)
+    begun: bool = False
     whole: bool = False
     error: BaseException | None = None
     waited_since: float | None = None
+
+    def flows(self) -> bool:
+        """Its first batch has come, and nothing is wrong with those that are to follow."""
+        return self.begun and not any(stream.in_trouble for stream in self.streams)
 
 
 class Prefetcher:
@@ -181,12 +186,18 @@ class Prefetcher:
                 if self._closed or self._failure is not None:
                     break
                 size = window.steps * self._plan.batch_bytes
-                if not self._queue or self._held_bytes + size <= self._limit_bytes:
+                if not self._queue or self._has_room(size):
                     slot = self._queued(window, size)
                 else:
                     # It may be closed between the look at it and the wait, by the collector.
                     self._room.wait(_LOOK_EVERY_S)
         return slot
+
+    def _has_room(self, size: int) -> bool:
+        # Where services have too little room for all, what is asked for next must not take what
+        # is wanted first.
+        flowing = all(slot.flows() for slot in self._queue)
+        return flowing and self._held_bytes + size <= self._limit_bytes
 
     def _queued(self, window: Window, size: int) -> _Slot:
         request = window.requests[0]
@@ -207,6 +218,7 @@ class Prefetcher:
                 with self._lock:
                     if self._closed or slot.whole:
                         return
+                    self._begin(slot)
                     if batch.first != slot.missing:
                         continue
                     slot.ready.append((batch, next(slot.positions)))
@@ -220,13 +232,21 @@ class Prefetcher:
             stream = self._transport.batches(request)
             slot.streams.append(stream)
             with self._reading(slot, stream):
-                parts += stream
+                for part in stream:
+                    self._begin(slot)
+                    parts.append(part)
             if slot.error is not None:
                 return
         with self._lock:
             slot.ready.append((joined(parts), slot.window.stop))
             slot.whole = True
             self._arrived.notify_all()
+
+    def _begin(self, slot: _Slot) -> None:
+        with self._lock:
+            if not slot.begun:
+                slot.begun = True
+                self._room.notify_all()
 
     @contextmanager
     def _reading(self, slot: _Slot, stream: EndpointStream) -> Iterator[None]:

@@ -22,12 +22,13 @@ from metalm_proto.errors import (
 class Call:
     """What a request that may be ended from another thread is doing just now.
 
-    `avoid`: the endpoint that is not to be asked first.
+    `avoid`: the endpoint that is not to be asked first. `in_trouble`: its last attempt failed.
     """
 
     def __init__(self, endpoints: Endpoints, avoid: Endpoint | None) -> None:
         self.endpoint: Endpoint | None = None
         self.avoid = avoid
+        self.in_trouble = False
         self._endpoints = endpoints
         self._stream: BatchStream | None = None
         self._ended = False
@@ -99,6 +100,7 @@ class Trouble:
                 raise
             if self._paused and isinstance(error, Unavailable):
                 return
+            call.in_trouble = True
             self._endpoints.failed(endpoint, error)
             verdict = self._verdict
             if verdict is not None and verdict is not error and not self._has_others():

@@ -99,6 +99,19 @@ def test_a_cut_anywhere_is_unavailable(share: float) -> None:
         read_all(url)
 
 
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad Request", "503 Service Unavailable"])
+def test_a_cut_within_the_head_is_an_error_that_heals(status: str) -> None:
+    """Wherever it is: to the parser of the head its end is an end like any other."""
+    whole = response(
+        true_body(),
+        status,
+        "application/problem+json" if status[0] != "2" else wire.STREAM_MEDIA_TYPE,
+    )
+    for length in range(whole.index(b"\r\n\r\n") + 4):
+        with answering(whole[:length]) as url, pytest.raises((Unavailable, CorruptBatch)):
+            read_all(url)
+
+
 def test_a_chunked_answer_is_read_and_its_cut_noticed() -> None:
     body = true_body()
     head = f"HTTP/1.1 200 OK\r\nContent-Type: {wire.STREAM_MEDIA_TYPE}\r\nTransfer-Encoding: chunked\r\n\r\n"

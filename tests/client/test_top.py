@@ -29,6 +29,7 @@ from metalm.top.exposition import Change, Reading
 from metalm.top.replicas import Replicas
 from metalm.top.table import duration, quantity
 from tests.command import COMMAND
+from tests.door import opened
 from tests.forked import run, running
 from tests.service_process import Service
 
@@ -43,7 +44,8 @@ def watched() -> Iterator[Service]:
 
 @contextmanager
 def load(url: str) -> Iterator[None]:
-    """A client that takes batches all the while, and is refused now and then."""
+    """A client that takes batches all the while, and is refused now and then, and one whose only
+    request runs all the while."""
     over = threading.Event()
 
     def take() -> None:
@@ -57,7 +59,11 @@ def load(url: str) -> Iterator[None]:
     thread = threading.Thread(target=take)
     thread.start()
     try:
-        yield
+        with opened(url) as door:
+            slow = door.batches(L=2**16, count=1000)
+            next(slow)
+            yield
+            slow.close()
     finally:
         over.set()
         thread.join()

@@ -72,7 +72,8 @@ class Verdict:
     def _load(self) -> None:
         evidence, bounds = self._evidence, self._bounds
         answered = sum(answer.outcome == "ok" for answer in evidence.load) / evidence.seconds
-        share = answered / evidence.capacity_per_s
+        # Without a capacity nothing was asked for.
+        share = answered / evidence.capacity_per_s if evidence.capacity_per_s else 0.0
         self._row("capacity, closed loop", f"{evidence.capacity_per_s:.1f} requests/s")
         self._row(
             "load, answered",

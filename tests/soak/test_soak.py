@@ -11,7 +11,7 @@ from tests.soak.run import Plan, soak
 PLAN = Plan(
     seconds=4,
     warm_up_s=0.5,
-    calibrate_s=1,
+    calibrate_s=2,
     crowd_per_s=6,
     stay_s=0.5,
     every_s=0.05,

@@ -40,6 +40,7 @@ _LARGEST_MESSAGE = 2**31
 _UNKNOWN_FIELDS = 4096
 """Bytes that a newer service may have to say beside what is known here."""
 _LARGEST_JSON = 2**20
+_JSON, _PROBLEM = "application/json", "application/problem+json"
 _DAMAGED = 64
 """Requests, the last ones, whose answers came damaged: a cache on the way may have kept them, and
 is asked past when they are asked again."""
@@ -105,11 +106,11 @@ class HttpTransport:
 
     def describe(self, spec: Spec | None, timeout_s: float | None = None) -> Description:
         pairs, seconds = query.spec_pairs(spec), timeout_s or self._timeout_s
-        with self._get("/describe", pairs, "application/json", seconds) as answer:
+        with self._get("/describe", pairs, _JSON, seconds) as answer:
             try:
                 return Description.from_dict(_json_of(answer), spec)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise self._not_a_service(answer.status) from error
+                raise self._not_a_service(answer, _JSON) from error
 
     def text(self, path: str, media_type: str) -> str:
         """What the door has at another path of its own, such as its metrics.
@@ -150,8 +151,9 @@ class HttpTransport:
             try:
                 if answer.status != 200:
                     raise self._error(answer)
-                if not answer.headers.get("Content-Type", "").startswith(accept.partition(";")[0]):
-                    raise self._not_a_service(answer.status)
+                expected = accept.partition(";")[0]
+                if not answer.headers.get("Content-Type", "").startswith(expected):
+                    raise self._not_a_service(answer, expected)
                 yield answer
                 # Read to its end: the connection can be used again.
                 answer.release_conn()
@@ -186,12 +188,28 @@ class HttpTransport:
                 return Unauthenticated(f"{self._url}: HTTP status {answer.status}")
             if answer.status in (429, 502, 503, 504):
                 return Unavailable(f"{self._url}: HTTP status {answer.status}")
-            return self._not_a_service(answer.status)
+            return self._not_a_service(answer, _PROBLEM)
 
-    def _not_a_service(self, status: int) -> InternalError:
+    def _not_a_service(self, answer: urllib3.HTTPResponse, expected: str) -> MetaLMError:
+        """The error for an answer that is not of the `expected` media type."""
+        if _is_cut(answer, expected):
+            return Unavailable(f"{self._url}: the answer was cut off in its head")
         return InternalError(
-            f"{self._url} does not answer like a MetaLM service (HTTP status {status})"
+            f"{self._url} does not answer like a MetaLM service (HTTP status {answer.status})"
         )
+
+
+def _is_cut(answer: urllib3.HTTPResponse, expected: str) -> bool:
+    """Whether the connection ended within the answer's head, which to a parser looks like the end
+    of the head: its type is a part of the `expected` one, or it does not say how long it is."""
+    media_type = answer.headers.get("Content-Type", "")
+    if media_type != expected and expected.startswith(media_type):
+        return True
+    length, coding = (
+        answer.headers.get(name, "") for name in ("Content-Length", "Transfer-Encoding")
+    )
+    # In HTTP/1.0 that is nothing unusual.
+    return answer.version >= 11 and not length.isdigit() and coding.lower() != "chunked"
 
 
 class _Interruptible:
