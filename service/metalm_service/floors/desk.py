@@ -102,7 +102,7 @@ class FloorsDesk:
             if job.askers == 0:
                 del self._asked[wanted]
                 if job is self._computed:
-                    self._worker.end()
+                    self._worker.kill()
 
     def close(self) -> None:
         """Ends the work; those who still wait get Draining."""
@@ -110,7 +110,7 @@ class FloorsDesk:
             self._closed = True
             left = list(self._asked.values())
             self._asked.clear()
-            self._worker.end()
+        self._worker.end()
         for job in left:
             job.answer.set_exception(Draining("the server is shutting down", 0.0))
         self._jobs.put(None)

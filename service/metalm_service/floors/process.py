@@ -16,7 +16,7 @@ class WorkerEndedError(Exception):
 
 
 class Worker:
-    """Another process, which is started when it is first asked. One question at a time; `end` may
+    """Another process, which is started when it is first asked. One question at a time; `kill` may
     be called from any thread."""
 
     def __init__(self) -> None:
@@ -38,8 +38,15 @@ class Worker:
             raise WorkerEndedError(f"the worker ended with status {process.wait(_END_S)}")
         return answer[:-1]
 
+    def kill(self) -> None:
+        """Ends it whatever it is doing, and does not wait: where cores are scarce, the end of a
+        process of the least priority takes its time."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def end(self) -> None:
-        """Ends it whatever it is doing; the next question starts another."""
+        """Ends it and waits for that; the next question starts another."""
         with self._lock:
             process, self._process = self._process, None
         if process is not None:

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 import metalm_proto
 from metalm_proto.query import SAMPLE_QUERY
 from metalm_service.handler import VERSION
+from metalm_service.http.validators import has
 
 _WEB = Path(__file__).parent.parent / "web"
 # Those of the client's plots, too.
@@ -59,7 +60,7 @@ def _serve(app: FastAPI, path: str, file: _File) -> None:
     @app.head(path, include_in_schema=False)
     @app.get(path, include_in_schema=False)
     async def serve(request: Request) -> Response:
-        if file.etag in request.headers.get("if-none-match", ""):
+        if has(request, file.etag):
             return Response(status_code=304, headers=headers)
         content = b"" if request.method == "HEAD" else file.content
         length = {"Content-Length": str(len(file.content))}
