@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0], "service")
+        if error.name is None:  # ours, which says what to do
+            return _failed(str(error), 1)
+        extra = _EXTRAS.get(error.name.partition(".")[0], "service")
         return _failed(f"{error}; install what it needs with: pip install '.[{extra}]'", 1)
     except OSError as error:
         return _failed(error.strerror or error, 1)

@@ -39,7 +39,7 @@ def losses(
     names = named.checked(predictors)
     asked = BatchRequest.single(spec=spec, seed=seed, split=split, first=first, size=count)
     if find_spec("numba") is None:
-        raise ModuleNotFoundError("the floors need numba: pip install '.[core]'", name="numba")
+        raise ModuleNotFoundError("the floors need numba: pip install '.[core]'")
     result = {name: np.empty((count, spec.L), np.float32) for name in names}
     task = _Task.of(spec)
     elements: Elements | None = None
