@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from metalm import CorruptBatch, InvalidArgument, MetaLMClient, Profile, Spec
+from metalm import Batch, CorruptBatch, InvalidArgument, MetaLMClient, Profile, Spec
 from metalm.eval import Evaluator, Report
 from metalm.eval import inputs as eval_inputs
 from tests.client.evaluated import SAMPLES, SEED, SPEC, evaluated, predictions
@@ -155,9 +156,15 @@ def test_other_batches_are_refused_by_name() -> None:
     evaluator = Evaluator(SPEC, SEED)
     values = predictions("vote")[:2]
 
-    def batch(**others: object) -> object:
-        given = {"spec": SPEC, "seed": SEED, "split": "test", "batch_size": 2, **others}
-        return client.batch(0, **given)  # type: ignore[arg-type]
+    def batch(**others: Any) -> Batch:
+        given: dict[str, Any] = {
+            "spec": SPEC,
+            "seed": SEED,
+            "split": "test",
+            "batch_size": 2,
+            **others,
+        }
+        return client.batch(0, **given)
 
     for other, name in (
         ({"spec": replace(SPEC, e=0.2)}, "batch spec is "),
@@ -165,11 +172,11 @@ def test_other_batches_are_refused_by_name() -> None:
         ({"split": "train"}, "batch split is .*train.*; it must be test"),
     ):
         with pytest.raises(InvalidArgument, match=name):
-            evaluator.update(batch(**other), values)  # type: ignore[arg-type]
-    changed = replace(batch(), digest=1)  # type: ignore[type-var]
+            evaluator.update(batch(**other), values)
+    changed = replace(batch(), digest=1)
     with pytest.raises(CorruptBatch, match="its digest is 0000000000000001"):
-        evaluator.update(changed, values)  # type: ignore[arg-type]
-    evaluator.update(batch(), values)  # type: ignore[arg-type]
+        evaluator.update(changed, values)
+    evaluator.update(batch(), values)
     with pytest.raises(
         InvalidArgument, match="batch is 'sample 1'; it must be of samples not taken"
     ):

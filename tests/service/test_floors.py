@@ -202,6 +202,20 @@ def test_a_token_is_wanted_and_not_handed_on() -> None:
         assert token.encode() not in Path(f"/proc/{worker}/environ").read_bytes()
 
 
+def test_a_worker_does_not_outlive_a_service_that_was_killed() -> None:
+    with running("--max-floors-cpu-s", "100000") as service, begin(service, 20_000):
+        worker = wait_for_work(service)
+        service.stop(signal.SIGKILL)
+        wait_for(lambda: not is_running(worker))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_the_end_of_the_service_is_the_end_of_its_worker() -> None:
     with running("--max-floors-cpu-s", "100000", "--drain-timeout-s", "1") as service:
         with begin(service, 20_000) as connection:

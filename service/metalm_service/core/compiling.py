@@ -13,6 +13,7 @@ from typing import Any
 
 import numba
 
+# The stubs know no options that begin with an underscore.
 inlined = numba.njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)  # type: ignore[call-overload]
 """A part of a kernel that allocates nothing. Without _nrt=False (no run-time for references) each
 call counts the references to its arrays up and down, which is dearer than all else in it."""
@@ -57,7 +58,8 @@ def usable_cache(directory: str) -> str:
 def cache_in_use() -> str:
     """The cache directory of this process's kernels, for others to use; empty if it is numba's own
     choice."""
-    return _cache_in_use(str(numba.config.CACHE_DIR))  # type: ignore[attr-defined]
+    config: Any = numba.config  # makes its attributes as it is imported
+    return _cache_in_use(str(config.CACHE_DIR))
 
 
 @cache

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import sys
+import threading
 
 from metalm_proto.floors import FloorsRequest
 from metalm_service.core.floors.summary import summarise
@@ -20,12 +22,21 @@ _LEAST_PRIORITY = 19
 def main() -> None:
     """Answers until nobody asks any more."""
     os.nice(_LEAST_PRIORITY)
-    for line in sys.stdin:
-        wanted = FloorsRequest.from_dict(json.loads(line))
+    questions: queue.SimpleQueue[str] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(questions,), daemon=True).start()
+    while True:
+        wanted = FloorsRequest.from_dict(json.loads(questions.get()))
         summary = summarise(
             wanted.spec, wanted.seed, wanted.split, wanted.first, wanted.samples, threads=1
         )
         print(json.dumps(summary.as_dict(steps=wanted.steps), allow_nan=False), flush=True)
+
+
+def _read(questions: queue.SimpleQueue[str]) -> None:
+    for line in sys.stdin:
+        questions.put(line)
+    # Also in the middle of an answer: a service that was killed takes none.
+    os._exit(0)
 
 
 if __name__ == "__main__":
