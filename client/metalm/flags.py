@@ -63,6 +63,10 @@ def add(parser: argparse.ArgumentParser, field: Field) -> None:
     )
 
 
+_CHOSEN = ("start", "first", "samples")
+"""Which samples; the first of them is called start where they come as a stream."""
+
+
 def add_preset(parser: argparse.ArgumentParser) -> None:
     """`--preset`, which stands for the spec, seed and split, and for which samples."""
     parser.add_argument(
@@ -80,7 +84,7 @@ def parsed(field: Field, options: argparse.Namespace) -> Any:
     if preset is not None and field.name in (fixed := _fixed(preset)):
         if text is None:
             return fixed[field.name]
-        if field.name not in ("start", "samples"):
+        if field.name not in _CHOSEN:
             raise InvalidArgument(field.label, text, f"absent with --preset {preset}")
     return field.default if text is None else field.parse(text)
 
@@ -92,7 +96,8 @@ def _fixed(name: str) -> dict[str, Any]:
     chosen = preset(name).evaluation_set
     spec = {field.name: getattr(chosen.spec, field.name) for field in SPEC_FIELDS}
     stream = {"seed": chosen.seed, "split": chosen.split}
-    return {**spec, **stream, "start": chosen.ranges[0][0], "samples": chosen.samples}
+    place = dict.fromkeys(("start", "first"), chosen.ranges[0][0])
+    return {**spec, **stream, **place, "samples": chosen.samples}
 
 
 def client(options: argparse.Namespace) -> MetaLMClient:

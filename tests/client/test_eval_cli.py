@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -191,6 +192,18 @@ def test_a_preset_stands_for_its_samples(
     assert command("sample", "--preset", "5x32-metagym", "-V", "8") == 2
     assert "absent with --preset 5x32-metagym" in capsys.readouterr().err
     assert command("sample", "--preset", "none") == 2
+
+
+def test_a_preset_may_begin_anywhere(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = PRESETS["5x32"].evaluation_set
+    elsewhere = replace(PRESETS["5x32"], evaluation_set=replace(chosen, ranges=((5, 7),)))
+    monkeypatch.setitem(PRESETS, "elsewhere", elsewhere)
+    assert command("floors", "--preset", "elsewhere", "--no-files") == 0
+    assert "test samples 5..6 of seed 0" in capsys.readouterr().out
+    assert command("floors", "--preset", "elsewhere", "--first", "9", "--no-files") == 0
+    assert "test samples 9..10 of seed 0" in capsys.readouterr().out
 
 
 def test_a_preset_names_the_samples_of_a_file(capsys: pytest.CaptureFixture[str]) -> None:
