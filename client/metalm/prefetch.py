@@ -207,6 +207,9 @@ class Prefetcher:
         self._upcoming = self._plan.following()
         self._held_bytes += size
         self._queue.append(slot)
+        # Whoever waits for the next step hears of the slot that it comes from, and hedges if that
+        # one is late.
+        self._arrived.notify_all()
         self._start()
         return slot
 

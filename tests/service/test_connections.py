@@ -22,6 +22,7 @@ from metalm_proto.spec import BatchRequest, Spec
 from metalm_proto.v1 import metalm_pb2_grpc
 from tests.door import opened
 from tests.forked import running
+from tests.scraped import scraped_when
 from tests.service_process import Service
 
 LIMITS = ("--request-timeout-s", "1", "--stall-timeout-s", "1", "--max-connections", "50")
@@ -236,6 +237,10 @@ def test_a_reader_that_never_reads_loses_its_place(
     with running(*limits) as service:
         ended = [read_nothing(service) for _ in range(2)]
         door = service.http if read_nothing is read_nothing_over_http else service.grpc
+        # Both, before any of it is read: what is read is not stalled.
+        scraped_when(
+            service.http, lambda now: now("metalm_requests_total", method="StreamBatches") == 2
+        )
         with opened(door) as client:
             eventually(lambda: client.sample(L=5))
         assert all(each() for each in ended)
