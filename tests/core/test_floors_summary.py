@@ -49,7 +49,7 @@ def test_means_are_those_of_the_losses() -> None:
         right = raw[name].astype(np.float64)
         assert found.estimates(name, "overall").mean[0] == pytest.approx(right.mean())
         assert found.estimates(name, "position").mean == pytest.approx(right.mean(0))
-        segments = [right[:, low : low + 128].mean() for low in (0, 128, 256)]
+        segments = [right[:, low : low + 8].mean() for low in range(0, 300, 8)]
         assert found.estimates(name, "segment").mean == pytest.approx(segments)
         assert found.estimates(name, "plateau").mean[0] == pytest.approx(right[:, 150:].mean())
     assert 0 <= (found.exact or 0) <= 11
@@ -83,6 +83,17 @@ def test_work_ends_when_it_is_told_to() -> None:
 def test_predictors_that_there_are_not(names: tuple[str, ...], message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         summary.summarise(SPEC, 1, Split.TEST, 0, 2, names)
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [(1, 1), (63, 1), (64, 2), (256, 8), (1000, 16), (4095, 64), (4096, 128), (390_000, 128)],
+)
+def test_a_segment_suits_the_sequence(length: int, steps: int) -> None:
+    bins = layout_of(Spec(V=8, n=3, l=5, L=length)).bins("segment")
+    assert bins[0] == {"from": 0, "to": steps}
+    assert bins[-1] == {"from": (length - 1) // steps * steps, "to": length}
+    assert len(bins) >= min(length, 32)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 127, 128, 129, 5000, 390_000])

@@ -58,7 +58,7 @@ class Summary:
         return self.tally.estimates(predictor, part)
 
     def as_dict(self, *, steps: bool = True) -> dict[str, Any]:
-        """As plain JSON types, rounded to 1e-6 nats; without `steps` no list has L entries."""
+        """As plain JSON types, rounded to 1e-6 nats; without `steps` no curves by position."""
         parts = [part for part in self.tally.layout.parts if steps or part != "position"]
         return {
             "schema": SCHEMA,
