@@ -207,7 +207,8 @@ class Evaluator:
         for row in range(0, len(losses), rows):
             model = losses[row : row + rows].astype(np.float64)
             place = (self.spec, self.seed, self.split, first + row, len(model))
-            found = floors.losses(*place, _FLOORS)
+            doubts = np.zeros(len(model))
+            found = floors.losses(*place, _FLOORS, doubts=doubts)
             quantities: dict[str, NDArray[Any]] = {
                 MODEL: model,
                 **found,
@@ -215,7 +216,7 @@ class Evaluator:
                 OVER_GENIE: model - found["genie"],
             }
             self._tally.add(quantities, floors.targets(*place))
-            self._exact += exact_rows(found)
+            self._exact += int(exact_rows(found, doubts).sum())
             indices = range(first + row, first + row + len(model))
             means = sequence_means(model).T.tolist()
             self._sequences.update(
