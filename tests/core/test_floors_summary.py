@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from scipy.stats import t as student
 
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.spec import Spec, Split
-from metalm_service.core.floors import LADDER, losses, summary
+from metalm_service.core.floors import LADDER, Targets, losses, summary
 from metalm_service.core.floors.layout import layout_of
-from metalm_service.core.floors.tally import t95
+from metalm_service.core.floors.tally import Tally, t95
 
 SPEC = Spec(V=8, n=3, l=5, e=0.1, L=300)
 
@@ -53,6 +54,29 @@ def test_means_are_those_of_the_losses() -> None:
         assert found.estimates(name, "segment").mean == pytest.approx(segments)
         assert found.estimates(name, "plateau").mean[0] == pytest.approx(right[:, 150:].mean())
     assert 0 <= (found.exact or 0) <= 11
+
+
+def test_errors_are_of_those_sequences_that_have_tokens_there() -> None:
+    """By hand: of six sequences three are in the first bin, two in the next, one in the third."""
+    exposure = np.array([[0, 0], [0, 1], [0, 1], [5, 5], [2, 2], [5, 5]], np.int32)
+    nowhere, loss = np.full((6, 2), -1, np.int32), np.arange(12.0).reshape(6, 2) ** 1.5
+    spec = replace(SPEC, L=2)
+    tally = Tally(spec, ["model"])
+    tally.add({"model": loss}, Targets(nowhere, np.zeros_like(nowhere), exposure, nowhere))
+    found = tally.estimates("model", "exposure")
+    bins = layout_of(spec).bins("exposure")
+    for place, one in enumerate(bins):
+        inside = exposure == one["from"] if one["to"] else exposure >= (one["from"] or 0)
+        n = inside.sum(axis=1)
+        total, n = (loss * inside).sum(axis=1)[n > 0], n[n > 0]
+        if len(n) < 2:
+            assert np.isnan(found.se[place])
+            continue
+        residuals = total - total.sum() / n.sum() * n
+        right = np.sqrt(len(n) / (len(n) - 1) * np.square(residuals).sum()) / n.sum()
+        assert found.se[place] == pytest.approx(right)
+        assert found.t95[place] == pytest.approx(student.ppf(0.975, len(n) - 1), rel=2e-3)
+    assert found.tokens.tolist()[:3] == [4, 2, 6]
 
 
 def test_the_document_is_json_and_its_length_is_bounded() -> None:
