@@ -104,12 +104,15 @@ class Tally:
     def from_state(
         cls, spec: Spec, names: Sequence[str], state: Mapping[str, NDArray[Any]]
     ) -> Tally:
-        """A tally that goes on. Raises InvalidArgument for arrays of other shapes."""
+        """A tally that goes on. Raises InvalidArgument for arrays of other shapes, and for what is
+        no number."""
         tally = cls(spec, names)
         for name, mine in (("counts", tally._counts), ("sums", tally._sums)):
             given = np.asarray(state[name], np.float64)
             if given.shape != mine.shape:
                 raise InvalidArgument(name, given.shape, f"of shape {mine.shape}")
+            if not np.isfinite(given).all():
+                raise InvalidArgument(name, "NaN or infinite", "finite")
             mine[...] = given
         tally.samples = int(state["samples"])
         return tally
