@@ -49,14 +49,17 @@ def test_a_report_is_what_its_schema_says(report: Report) -> None:
     assert not validator.is_valid(wrong)
 
 
-def test_what_is_written_is_read_again(report: Report, tmp_path: Path) -> None:
+def test_what_is_written_is_read_again(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     report.write(tmp_path / "report.json")
     assert read_report(tmp_path / "report.json") == report
     (tmp_path / "other.json").write_text('{"schema": "another"}')
+    monkeypatch.chdir(tmp_path)  # of a long path only the beginning is told
     with pytest.raises(
-        InvalidArgument, match="report is 'another'; it must be a report of the schema"
+        InvalidArgument, match=r"report is 'other\.json'; it must be a report of the schema"
     ):
-        read_report(tmp_path / "other.json")
+        read_report("other.json")
     (tmp_path / "no.json").write_text("[")
     for name in ("no.json", "absent.json"):
         with pytest.raises(InvalidArgument, match="it must be a file of JSON"):
@@ -175,6 +178,27 @@ def test_a_picture_of_short_sequences_has_points_enough(
         panel = figure.axes[0]
         assert {len(line.get_xdata()) for line in panel.get_lines()} == {points}  # type: ignore[arg-type]
         assert panel.get_xlabel().endswith(label)
+
+
+def test_labels_and_intervals_leave_room_for_the_curves(report: Report) -> None:
+    """However long a label is, and however wide an interval of which a few sequences tell."""
+    name = "a transformer with 6 layers, d_model 512, seed 1"
+    axes = plot_reports(replace(report, label=name)).axes
+    told = [text.get_text() for text in axes[0].texts]
+    assert "a transformer with … 512, seed 1" in told
+    table = report.tables["exposure"]
+    model = table.curves["model"]
+    wide = replace(model, ci95=(1e6,) * len(model.ci95))
+    tables = {**report.tables, "exposure": replace(table, curves={**table.curves, "model": wide})}
+    cut = plot_reports(replace(report, tables=tables)).axes[1]
+    highest = max(mean for mean in model.mean if mean is not None)
+    assert highest < cut.get_ylim()[1] < 2 * highest
+
+
+def test_a_window_over_the_whole_sequence_is_not_drawn_beside_bayes() -> None:
+    found = floors(replace(SPEC, L=256), SEED, samples=2)
+    told = [text.get_text() for text in plot_floors(found).axes[0].texts]
+    assert [text for text in told if text.startswith("Bayes, last")] == ["Bayes, last 128 tokens"]
 
 
 def test_pictures_that_cannot_be(report: Report, tmp_path: Path) -> None:

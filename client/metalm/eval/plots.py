@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from metalm.eval.published import published_curves
 from metalm.eval.report import Report, Table
 from metalm.eval.text import set_line
 from metalm_proto.errors import InvalidArgument
+from metalm_proto.spec import Spec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +25,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette: told apart by the colour-blind, and in print.
 _MODELS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _BAYES, _KNOWN, _LADDER = "#000000", "#444444", "#999999"
+_LONGEST_LABEL = 32
 _RUNGS = ("uniform", "content-free", "suffix", "last-copy", "vote")
 
 
@@ -48,9 +50,10 @@ def plot_floors(floors: Floors, path: str | Path | None = None) -> Figure:
     another suffix, OSError, and ModuleNotFoundError without matplotlib.
     """
     exact = floors.exact
-    lines = _floor_lines(floors.tables, list(floors.overall), exact)
+    spec = floors.evaluation_set.spec
+    lines = _floor_lines(floors.tables, list(floors.overall), exact, spec)
     title = set_line(floors.evaluation_set)
-    return _drawn(lines, floors.evaluation_set.spec, title, path)
+    return _drawn(lines, spec, title, path)
 
 
 def plot_reports(reports: Report | Sequence[Report], path: str | Path | None = None) -> Figure:
@@ -68,23 +71,36 @@ def plot_reports(reports: Report | Sequence[Report], path: str | Path | None = N
             raise InvalidArgument("sha256", report.sha256, f"{given[0].sha256}, as of the first")
     first = given[0]
     names = [name for name in first.tables["segment"].curves if name in first.floors]
-    lines = _floor_lines(first.tables, names, first.exact)
+    spec = first.evaluation_set.spec
+    lines = _floor_lines(first.tables, names, first.exact, spec)
     for number, report in enumerate(given):
         colour = _MODELS[number % len(_MODELS)]
         style = "-" if number < len(_MODELS) else "--"
-        lines.append(_Line("model", report.label or "model", report.tables, colour, style, 2.0))
+        label = _shortened(report.label or "model")
+        lines.append(_Line("model", label, report.tables, colour, style, 2.0))
     title = first.preset or set_line(first.evaluation_set)
-    return _drawn(lines, first.evaluation_set.spec, title, path)
+    return _drawn(lines, spec, title, path)
 
 
-def _floor_lines(tables: dict[str, Table], names: Iterable[str], exact: bool) -> list[_Line]:
+def _shortened(label: str) -> str:
+    """Beginning and end of a long one, so that it leaves room for what it is the label of."""
+    return (
+        label if len(label) <= _LONGEST_LABEL else f"{label[:18].rstrip()} … {label[-12:].lstrip()}"
+    )
+
+
+def _floor_lines(
+    tables: dict[str, Table], names: Iterable[str], exact: bool, spec: Spec
+) -> list[_Line]:
     lines = []
     for name in names:
         if name in _RUNGS:
             lines.append(_Line(name, name, tables, _LADDER, ":", everywhere=False))
         elif name.startswith("bayes-"):
-            text = f"Bayes, last {name.removeprefix('bayes-')} tokens"
-            lines.append(_Line(name, text, tables, _LADDER, everywhere=False))
+            window = int(name.removeprefix("bayes-"))
+            if window < spec.L:  # a memory of all is none that is limited
+                text = f"Bayes, last {window} tokens"
+                lines.append(_Line(name, text, tables, _LADDER, everywhere=False))
         elif name == "known":
             lines.append(_Line(name, "language known", tables, _KNOWN, "-.", 1.2))
         elif name == "greedy":
@@ -95,7 +111,7 @@ def _floor_lines(tables: dict[str, Table], names: Iterable[str], exact: bool) ->
     return lines
 
 
-def _drawn(lines: list[_Line], spec: Any, title: str, path: str | Path | None) -> Figure:
+def _drawn(lines: list[_Line], spec: Spec, title: str, path: str | Path | None) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11.5, 8.5), layout="constrained", dpi=130)
@@ -111,7 +127,7 @@ def _drawn(lines: list[_Line], spec: Any, title: str, path: str | Path | None) -
     return figure
 
 
-def _positions(axes: Axes, lines: list[_Line], spec: Any) -> None:
+def _positions(axes: Axes, lines: list[_Line], spec: Spec) -> None:
     ends: list[tuple[float, str, str]] = []
     for line in lines:
         table = line.tables["segment"]
@@ -226,7 +242,9 @@ def _draw(
 
 
 def _finish(axes: Axes) -> None:
-    axes.set_ylim(bottom=0)
+    """Room for the curves; an interval that is far wider than they are high is cut."""
+    heights = np.concatenate([np.asarray(one.get_ydata(), np.float64) for one in axes.get_lines()])
+    axes.set_ylim(0, 1.08 * float(heights.max(initial=0.0, where=np.isfinite(heights))) or 1.0)
     axes.margins(x=0)
     axes.tick_params(labelsize=8)
     axes.xaxis.label.set_fontsize(8.5)

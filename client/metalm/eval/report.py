@@ -196,7 +196,11 @@ def read_report(path: str | Path) -> Report:
         raise InvalidArgument("report", str(path), f"a file of JSON ({error})") from error
     if not isinstance(told, dict):
         raise InvalidArgument("report", str(path), "a JSON object")
-    return Report.from_dict(told)
+    try:
+        return Report.from_dict(told)
+    except InvalidArgument as error:
+        bound = error.bound if error.field == "report" else f"a report of {SCHEMA} ({error})"
+        raise InvalidArgument("report", str(path), bound) from error
 
 
 def report_schema() -> dict[str, Any]:
