@@ -10,7 +10,7 @@ from fastapi import Request
 from metalm_proto import errors, formats, wire
 from metalm_proto.batch import Batch
 from metalm_proto.spec import BatchRequest
-from metalm_service.handler import PLAIN, Encoding
+from metalm_service.limits import PLAIN, Encoding
 
 Pairs = list[tuple[str, str]]
 
