@@ -187,7 +187,7 @@ CONFIG_FIELDS = (
         name="log_level",
         kind=LogLevel,
         default=LogLevel.INFO,
-        doc="least that is logged, debug, info, warning or error; calls are info, probes debug",
+        doc="least that is logged, debug, info, warning or error; calls are info, probes and files of the pages debug",
     ),
 )
 SECRET = {"tokens"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from metalm_proto.description import Reach
 from metalm_proto.errors import InvalidArgument, LimitExceeded
@@ -43,9 +44,10 @@ def reach(config: ServerConfig, spec: Spec) -> Reach:
     """How far each parameter of a spec may go on this server."""
 
     def fits(name: str, value: int) -> bool:
+        changed: dict[str, Any] = {name: value}
         try:
-            changed = replace(spec, **{name: value})
-            check(config, BatchRequest.single(spec=changed, seed=0, provenance=True))
+            asked = replace(spec, **changed)
+            check(config, BatchRequest.single(spec=asked, seed=0, provenance=True))
         except InvalidArgument:
             return False
         return True
