@@ -46,8 +46,8 @@ def tracing(environment: Mapping[str, str]) -> Tracing | None:
 
 
 class Tracing(Watcher):
-    """Tells the provider's exporter of each call that has ended, but for probes, scrapes and files of
-    the pages.
+    """Tells the provider's exporter of each call that has ended, but for probes, scrapes and the
+    files of pages.
 
     The attributes are those of the semantic conventions for HTTP and RPC servers, and the size of
     what was asked for.

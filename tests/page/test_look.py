@@ -90,6 +90,30 @@ LIGHTS = """() => {
 }"""
 
 
+def test_colours_of_the_readers_own(browser: Browser, service: Service) -> None:
+    """Where the page's backgrounds are taken away, what is chosen still looks chosen."""
+    page = Explorer(browser, service, forced_colors="active").open(**TINY, element=1)
+    colours = page.page.evaluate(
+        """() => ["#sample [value=x] + span", "#sample [value=y] + span",
+          "#elements [data-element='1']", "#elements [data-element='0']",
+          "#elements i", "#elements", ".cell.replaced", ".legend"]
+        .map((name) => getComputedStyle(document.querySelector(name)).backgroundColor)"""
+    )
+    for chosen, other in zip(colours[::2], colours[1::2], strict=True):
+        assert chosen != other
+    page.close()
+
+
+def test_the_legend_is_of_what_is_drawn(explorer: Explorer) -> None:
+    explorer.open(**TINY)
+    sizes = "cells => cells.map((cell) => cell.getBoundingClientRect().height)"
+    cells = explorer.page.locator(".legend .cell")
+    assert min(cells.evaluate_all(sizes)) >= 18
+    explorer.page.get_by_text("dots", exact=True).click()
+    explorer.page.wait_for_selector("#sample.dots")
+    assert max(cells.evaluate_all(sizes)) <= 9
+
+
 def test_it_fits_a_phone(browser: Browser, service: Service) -> None:
     page = Explorer(browser, service, viewport=PHONE, has_touch=True)
     page.open(**TINY)

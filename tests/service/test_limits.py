@@ -25,10 +25,10 @@ UPPER = {field.name: field.upper for field in SPEC_FIELDS}
     "spec",
     [{}, {"V": 70_000, "n": 2, "l": 0.5, "L": 1, "profile": "metagym"}, {"n": 10**5, "l": 3}],
 )
-def test_one_more_is_too_much(config: dict[str, int], spec: dict[str, Any]) -> None:
+def test_one_more_is_too_much(config: dict[str, Any], spec: dict[str, Any]) -> None:
     server, asked = ServerConfig(**config), Spec(**spec)
 
-    def check(**changed: int) -> None:
+    def check(**changed: Any) -> None:
         request = BatchRequest.single(spec=replace(asked, **changed), seed=0, provenance=True)
         limits.check(server, request)
 

@@ -3,6 +3,8 @@
 
 const NS = "http://www.w3.org/2000/svg";
 const MARGIN = { left: 40, right: 14, top: 26, bottom: 36 };
+const STEPS = [0.5, 1, 2, 5, 10]; // nats; no loss of a guess among 2^31 is above 25
+const MOST_LINES = 6;
 const UNITS = { position: "position in the sequence", exposure: "times the element was heard before" };
 
 export class Chart {
@@ -58,7 +60,7 @@ export class Chart {
 
   axes(width, height, begin, end, top, by) {
     const axes = made("g", { class: "axes" });
-    const step = top > 3 ? 1 : 0.5;
+    const step = STEPS.find((step) => top / step <= MOST_LINES);
     for (let value = 0; value <= top + 1e-9; value += step) {
       const y = this.y(value);
       axes.append(made("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y, y2: y }));
