@@ -84,6 +84,9 @@ def test_a_curve_is_read_by_keyboard(explorer: Explorer) -> None:
     explorer.open(**TINY, by="exposure")
     computed(explorer)
     chart = explorer.page.locator("#chart")
+    tail = asked(explorer)["predictors"]["known"]["plateau"]["mean"][0]
+    said = re.compile(f"^second half: .*language known {tail:.2f}")
+    expect(chart).to_have_attribute("aria-valuetext", said)
     chart.focus()
     explorer.page.keyboard.press("Home")
     explorer.page.keyboard.press("ArrowRight")

@@ -132,6 +132,15 @@ def test_it_fits_a_phone(browser: Browser, service: Service) -> None:
     page.close()
 
 
+def test_on_a_phone_what_is_wrong_is_not_folded_away(browser: Browser, service: Service) -> None:
+    page = Explorer(browser, service, viewport=PHONE)
+    page.page.goto(f"{service.http}/?V=1")
+    expect(page.page.locator("#V-note")).to_contain_text("must")
+    expect(page.page.locator("#V-note")).to_be_visible()
+    expect(page.page.locator("#unfold")).to_have_attribute("aria-expanded", "true")
+    page.close()
+
+
 def test_every_control_is_reached_with_the_tab_key(browser: Browser, service: Service) -> None:
     page = Explorer(browser, service)
     page.open(**TINY)

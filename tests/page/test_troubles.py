@@ -100,9 +100,9 @@ def test_a_page_of_another_version(explorer: Explorer) -> None:
     explorer.open(seed=1)
     version = explorer.page.locator("#version")
     expect(version).not_to_have_text("0.0.1")
-    explorer.page.get_by_role("link", name="reload the page").click()
+    explorer.page.get_by_role("link", name="reload").click()
     expect(explorer.page.locator("#state")).to_have_text("ready")
-    expect(explorer.page.get_by_text("reload the page")).to_be_hidden()
+    expect(explorer.page.locator("#renew")).to_be_hidden()
     assert explorer.state["seed"] == "1"
 
 

@@ -48,10 +48,11 @@ def opened(request: pytest.FixtureRequest, browser: Browser, service: Service) -
 
 
 def copied(page: Explorer, name: str) -> str:
-    page.page.get_by_role("button", name=f"Copy the {name} lines").click()
-    page.page.get_by_text("copied").wait_for()
+    button = page.page.get_by_role("button", name=f"Copy the {name} lines")
+    button.click()
+    expect(button).to_have_text("copied")
     text: str = page.page.evaluate("() => navigator.clipboard.readText()")
-    page.page.get_by_text("copied").wait_for(state="detached")
+    expect(button).to_have_text("copy")
     return text
 
 
@@ -63,6 +64,13 @@ def test_curl(opened: Explorer) -> None:
     told = opened.sample()
     del told["provenance"]
     assert json.loads(done.stdout) == told
+
+
+def test_what_was_copied_is_said(opened: Explorer) -> None:
+    said = opened.page.locator("#snippets [role=status]").first
+    expect(said).to_have_text("")
+    copied(opened, "curl")
+    expect(said).to_have_text("copied")
 
 
 def test_shell(opened: Explorer) -> None:

@@ -127,16 +127,22 @@ export class Chart {
       this.values[each].textContent = value == null ? "–" : value.toFixed(3);
     });
     this.list.dataset.of = bin ? `${by} ${bin.text}` : "second half";
+    this.chart.setAttribute("aria-valuetext", this.told(bin, place));
     this.cross?.replaceChildren();
     if (!bin || !this.cross) return;
     const x = this.x(bin.x);
     this.cross.append(made("line", { x1: x, x2: x, y1: MARGIN.top, y2: this.y(0) }));
+    this.chart.setAttribute("aria-valuenow", place);
+  }
+
+  // In words; without a bin the means over the second half.
+  told(bin, place) {
+    const { curves, by } = this.drawn;
     const told = curves
-      .map((curve) => [curve.name, curve.values[place]])
+      .map((curve) => [curve.name, bin ? curve.values[place] : curve.tail])
       .filter(([, value]) => value != null)
       .map(([name, value]) => `${name} ${value.toFixed(2)}`);
-    this.chart.setAttribute("aria-valuenow", place);
-    this.chart.setAttribute("aria-valuetext", `${by} ${bin.text}: ${told.join(", ")}`);
+    return `${bin ? `${by} ${bin.text}` : "second half"}: ${told.join(", ")}`;
   }
 
   point(event) {

@@ -20,12 +20,12 @@ export class Knobs {
     form.addEventListener("input", (event) => this.take(event.target, false));
     form.addEventListener("change", (event) => this.take(event.target, true));
     form.addEventListener("click", (event) => this.step(event.target.closest("[data-step]")));
-    const unfold = form.querySelector("#unfold");
-    unfold.addEventListener("click", () => {
-      const open = unfold.getAttribute("aria-expanded") !== "true";
-      unfold.setAttribute("aria-expanded", open);
-      form.classList.toggle("open", open);
-    });
+    form.querySelector("#unfold").addEventListener("click", () => this.unfold(!form.classList.contains("open")));
+  }
+
+  unfold(open) {
+    this.form.querySelector("#unfold").setAttribute("aria-expanded", open);
+    this.form.classList.toggle("open", open);
   }
 
   take(input, done) {
@@ -92,6 +92,8 @@ export class Knobs {
     knob.classList.add("wrong");
     for (const input of knob.querySelectorAll("input")) input.setAttribute("aria-invalid", "true");
     this.form.classList.add("refused");
+    // On a small screen they may all be folded away.
+    if (knob.offsetParent === null) this.unfold(true);
     return true;
   }
 

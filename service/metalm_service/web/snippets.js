@@ -87,7 +87,11 @@ function block(name) {
   button.type = "button";
   button.textContent = "copy";
   button.setAttribute("aria-label", `Copy the ${name} lines`);
-  caption.append(name, button);
+  // The button keeps its name, whatever is written on it.
+  const said = document.createElement("span");
+  said.className = "unseen";
+  said.setAttribute("role", "status");
+  caption.append(name, said, button);
   const text = document.createElement("pre");
   text.tabIndex = 0;
   text.setAttribute("aria-label", `${name} lines`);
@@ -96,6 +100,7 @@ function block(name) {
   text.append(code);
   button.addEventListener("click", async () => {
     button.textContent = (await copied(code)) ? "copied" : "press Ctrl-C";
+    said.textContent = button.textContent;
     setTimeout(() => (button.textContent = "copy"), 1500);
   });
   figure.append(caption, text);
