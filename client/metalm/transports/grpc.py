@@ -18,8 +18,7 @@ from grpc_status import rpc_status
 
 from metalm.credentials import NOBODY, Credentials, Renewed
 from metalm.transports import tls
-from metalm.transports.base import CONNECT_S, BatchStream, Transport
-from metalm.transports.relay import RelayTransport
+from metalm.transports.base import CONNECT_S, BatchStream
 from metalm_proto import errors, messages, wire
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
@@ -33,11 +32,9 @@ _used_by: list[int] = []
 """The process that has used gRPC, if any has; known to those that are forked from it, too."""
 
 
-def door(**arguments: Any) -> Transport:
-    """A GrpcTransport, or one in a process of its own where gRPC is not to be used."""
-    if _used_by and _used_by[0] != os.getpid():
-        return RelayTransport(**arguments)
-    return GrpcTransport(**arguments)
+def used_by_another_process() -> bool:
+    """Whether this one was forked from one that has used gRPC, and can therefore not use it."""
+    return bool(_used_by) and _used_by[0] != os.getpid()
 
 
 class GrpcTransport:
