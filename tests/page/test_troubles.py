@@ -10,7 +10,6 @@ import pytest
 import urllib3
 from playwright.sync_api import Browser, Route, expect
 
-from metalm import MetaLMClient
 from tests.page.browser import Explorer
 from tests.service_process import Service, running
 
@@ -80,7 +79,8 @@ def test_nobody_is_asked_where_nobody_looks(browser: Browser) -> None:
         before = len(page.requests)
         # Longer than it ever waits.
         page.page.wait_for_timeout(6000)
-        assert len(page.requests) == before
+        # One may have been on its way.
+        assert len(page.requests) <= before + 1
     with running(*port):
         page.page.evaluate(f"({LOOKED_AT})(true)")
         page.shown(seed=2)
@@ -152,12 +152,14 @@ def test_a_service_that_dies_and_comes_back(browser: Browser) -> None:
 
 
 def test_a_service_that_has_no_room(browser: Browser) -> None:
-    with running("--max-requests", "1") as service, MetaLMClient(service.http) as client:
+    with running("--max-requests", "1", "--stall-timeout-s", "600") as service:
         page = Explorer(browser, service).open(V=12, L=300, seed=1)
-        stream = client.batches(L=2**14)
-        next(stream)
+        # More than the system holds for a reader that does not read.
+        url = f"{service.http}/batches?L=65536&seed=1&stop=1000"
+        stream = urllib3.request("GET", url, preload_content=False, retries=False)
+        assert stream.status == 200
         page.page.fill("#seed", "2")
-        expect(page.page.locator("#trouble")).to_contain_text("as many as may be")
+        expect(page.page.locator("#trouble")).to_contain_text("it is asked again")
         # What was there before stays.
         expect(page.page.locator("#facts")).to_contain_text("300 tokens")
         stream.close()
