@@ -120,8 +120,8 @@ def floors() -> dict[str, Any]:
         "summary": "How well a model can do at best",
         "description": "Mean losses, in nats per predicted token, of the best possible predictors "
         "and of simple ones on some samples of a stream: overall, along the sequence, by exposure, "
-        "by lag, by offset. `genie` and `greedy` enclose the Bayes learner; where both are the "
-        "same on every sample, the floor is exact.",
+        "by lag, by offset. `genie` and `greedy` enclose the Bayes learner on average; "
+        "`exact_samples` says on how many samples they are the Bayes learner itself.",
         "responses": {200: _json("The floors", schema), **_error_responses(400, 503)},
         "openapi_extra": {"parameters": [*map(_parameter, query.FLOORS_QUERY)]},
     }
