@@ -29,7 +29,9 @@ ARROWS = {
         "metalm_proto",
         "metalm_service.calls",
         "metalm_service.handler",
+        "metalm_service.sums",
     },
+    "metalm_service.sums": {"metalm_service.calls"},
     "metalm_service.tracing": {
         "metalm_proto",
         "metalm_service.calls",
