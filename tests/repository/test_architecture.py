@@ -44,7 +44,6 @@ ARROWS = {
     "metalm_service.floors": {"metalm_proto", "metalm_service.core", "metalm_service.floors"},
     "metalm_service.grpc": {
         "metalm_proto",
-        "metalm_service.ahead",
         "metalm_service.calls",
         "metalm_service.config",
         "metalm_service.grpc",
