@@ -35,9 +35,6 @@ from metalm_proto.spec import BatchRequest, Spec
 
 _HEAD = 5
 """The longest length prefix, and less than the shortest batch."""
-_PIECE = 2**16
-"""Bytes that urllib3 is asked for at a time: it makes them an object of their own, which is to be
-small enough for its memory to be at hand again for the next."""
 _LARGEST_MESSAGE = 2**31
 """protobuf's own limit; a longer length is not one."""
 _UNKNOWN_FIELDS = 4096
@@ -254,7 +251,7 @@ class _Messages:
         self._memory = memory
         # Otherwise it would count as closed, and refuse to be read, at its last byte.
         answer.auto_close = False
-        self._stream = io.BufferedReader(answer, _PIECE)
+        self._stream = io.BufferedReader(answer, 2**16)
 
     def read(self) -> memoryview:
         """The next message, in memory that is its own as long as anything views it."""
@@ -268,12 +265,8 @@ class _Messages:
         self._most_bytes -= length
         message = self._memory.take(length)
         message[: len(rest)] = rest
-        there = len(rest)
-        while there < length:
-            piece = self._stream.readinto(message[there : there + _PIECE])
-            if not piece:
-                raise Unavailable("the connection was closed in the middle of an answer")
-            there += piece
+        if self._stream.readinto(message[len(rest) :]) < length - len(rest):
+            raise Unavailable("the connection was closed in the middle of an answer")
         return message
 
     def end(self) -> None:
