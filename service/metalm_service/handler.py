@@ -133,7 +133,7 @@ class Handler:
         def proceed() -> None:
             if not here():
                 raise CallerGoneError
-            turn.pause()
+            turn.pause(here)
 
         turns = self._text_turns if admission.encoding.holds_the_interpreter else self._turns
         try:

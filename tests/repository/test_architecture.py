@@ -35,7 +35,9 @@ ARROWS = {
         "metalm_proto",
         "metalm_service.calls",
         "metalm_service.handler",
+        "metalm_service.sums",
     },
+    "metalm_service.sums": {"metalm_service.calls"},
     "metalm_service.tracing": {
         "metalm_proto",
         "metalm_service.calls",
@@ -48,7 +50,6 @@ ARROWS = {
     "metalm_service.floors": {"metalm_proto", "metalm_service.core", "metalm_service.floors"},
     "metalm_service.grpc": {
         "metalm_proto",
-        "metalm_service.ahead",
         "metalm_service.calls",
         "metalm_service.config",
         "metalm_service.grpc",
