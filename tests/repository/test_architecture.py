@@ -46,7 +46,6 @@ ARROWS = {
     "metalm_service.logs": {"metalm_service.calls", "metalm_service.config"},
     "metalm_service.tokens": {"metalm_proto"},
     "metalm_service.tls": {"metalm_proto", "metalm_service.config"},
-    "metalm_service.ahead": {"metalm_proto", "metalm_service.handler"},
     "metalm_service.floors": {"metalm_proto", "metalm_service.core", "metalm_service.floors"},
     "metalm_service.grpc": {
         "metalm_proto",
@@ -60,7 +59,6 @@ ARROWS = {
     },
     "metalm_service.http": {
         "metalm_proto",
-        "metalm_service.ahead",
         "metalm_service.calls",
         "metalm_service.floors",
         "metalm_service.handler",
