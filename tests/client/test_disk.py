@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,3 +36,19 @@ def test_a_file_that_is_replaced_keeps_its_mode(tmp_path: Path) -> None:
         assert stat.S_IMODE(beside.stat().st_mode) == 0o600
     assert stat.S_IMODE(place.stat().st_mode) == 0o640
     assert place.read_bytes() == b"x"
+
+
+def test_a_signal_that_comes_with_a_file_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exception that it becomes is raised where the call returns, before its result is kept."""
+    make = os.open
+
+    def interrupted(*arguments: Any) -> int:
+        os.close(make(*arguments))
+        raise SystemExit(143)
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(SystemExit), replacing(tmp_path / "file"):
+        pytest.fail("there is no file")
+    assert os.listdir(tmp_path) == []

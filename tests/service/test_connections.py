@@ -249,8 +249,9 @@ def test_a_reader_that_never_reads_loses_its_place(
 
 def test_a_slow_reader_keeps_its_place() -> None:
     """Slower than the time-out for the whole, but never silent for so long."""
-    with running("--stall-timeout-s", "1") as service, opened(service.http) as client:
-        for _, batch in zip(range(8), client.batches(L=2**14, batch_size=16), strict=False):
+    # Of what is read the other side hears in steps: when a good part of a full buffer is free.
+    with running("--stall-timeout-s", "4") as service, opened(service.http) as client:
+        for _, batch in zip(range(11), client.batches(L=2**14, batch_size=16), strict=False):
             assert batch.size == 16
             time.sleep(0.4)
 

@@ -54,9 +54,9 @@ def replacing(path: Path) -> Iterator[BufferedRandom]:
         mode = None
     name = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    # The umask is applied by the system: to ask for it is to change it for all threads.
-    descriptor = os.open(name, flags, 0o666 if mode is None else 0o600)
     try:
+        # The umask is applied by the system: to ask for it is to change it for all threads.
+        descriptor = os.open(name, flags, 0o666 if mode is None else 0o600)
         with open(descriptor, "w+b") as stream:
             yield stream
             stream.flush()
@@ -65,7 +65,7 @@ def replacing(path: Path) -> Iterator[BufferedRandom]:
             os.chmod(name, mode)
         os.replace(name, path)
     except BaseException:
-        with suppress(FileNotFoundError):  # the signal came when it had its name
+        with suppress(FileNotFoundError):  # it has another name by now, or never was
             os.unlink(name)
         raise
     keep(path.parent)

@@ -70,9 +70,10 @@ def connect(
         from metalm.transports.http import HttpTransport
 
         return HttpTransport(url, timeout_s=timeout_s, address=address, credentials=credentials)
-    from metalm.transports import grpc
+    from metalm.transports import grpc, relay
 
-    return grpc.door(
+    door = relay.RelayTransport if grpc.used_by_another_process() else grpc.GrpcTransport
+    return door(
         target=parts.netloc,
         secure=parts.scheme == "grpcs",
         timeout_s=timeout_s,

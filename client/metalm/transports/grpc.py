@@ -18,8 +18,8 @@ from grpc_status import rpc_status
 
 from metalm.credentials import NOBODY, Credentials, Renewed
 from metalm.transports import tls
-from metalm.transports.base import CONNECT_S, BatchStream, Transport
-from metalm.transports.relay import RelayTransport
+from metalm.transports.base import CONNECT_S, BatchStream
+from metalm.transports.memory import Memory
 from metalm_proto import errors, messages, wire
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
@@ -33,11 +33,9 @@ _used_by: list[int] = []
 """The process that has used gRPC, if any has; known to those that are forked from it, too."""
 
 
-def door(**arguments: Any) -> Transport:
-    """A GrpcTransport, or one in a process of its own where gRPC is not to be used."""
-    if _used_by and _used_by[0] != os.getpid():
-        return RelayTransport(**arguments)
-    return GrpcTransport(**arguments)
+def used_by_another_process() -> bool:
+    """Whether this one was forked from one that has used gRPC, and can therefore not use it."""
+    return bool(_used_by) and _used_by[0] != os.getpid()
 
 
 class GrpcTransport:
@@ -86,6 +84,7 @@ class GrpcTransport:
 
         self._certificates = Renewed(credentials, certificates)
         self._new_connection = partial(_Connection, place, options)
+        self._memory = Memory()
         self._lock = threading.Lock()
         self._connection = self._new_connection(self._certificates.current())
 
@@ -99,7 +98,7 @@ class GrpcTransport:
             watch.begin(connection.stream_batches(question, metadata=self._metadata()))
             try:
                 while (data := watch.next()) is not None:
-                    yield wire.batch_from_response(data)
+                    yield self._decoded(data)
             finally:
                 watch.stop()
 
@@ -113,6 +112,12 @@ class GrpcTransport:
 
     def close(self) -> None:
         self._connection.channel.close()
+        self._memory.close()
+
+    def _decoded(self, data: bytes) -> Batch:
+        message = self._memory.take(len(data))
+        message[:] = data
+        return wire.batch_from_response(message)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         """Raises Unauthenticated."""

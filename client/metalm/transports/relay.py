@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from metalm.transports.base import BatchStream
+from metalm.transports.grpc import GrpcTransport
 from metalm_proto import wire
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
@@ -227,9 +228,7 @@ def _serve(connection: Connection[Any, Any]) -> None:
 
 
 @lru_cache(maxsize=8)
-def _transport(**door: Any) -> Any:
-    from metalm.transports.grpc import GrpcTransport
-
+def _transport(**door: Any) -> GrpcTransport:
     return GrpcTransport(**door)
 
 

@@ -70,7 +70,9 @@ _DESCRIPTION = _object(
     engine={"enum": ["numba", "numpy"]},
     limits={"type": "object", "additionalProperties": _COUNT},
 )
-_DESCRIPTION["properties"]["ids"] = _IDS  # of a spec, where one is asked about
+# Of a spec, where one is asked about.
+_DESCRIPTION["properties"]["ids"] = _IDS
+_DESCRIPTION["properties"]["reach"] = _object(V=_COUNT, n=_COUNT, l=_COUNT, L=_COUNT)
 _VERSION = ("version", "generators", "engine")
 _PROBLEM = _object(
     title=_TEXT, status={"type": "integer", "minimum": 400}, detail=_TEXT, reason=_TEXT
@@ -127,7 +129,9 @@ def floors() -> dict[str, Any]:
 
 def describe() -> dict[str, Any]:
     return {
-        "summary": "Generators, limits, version; with a spec, its token ids",
+        "summary": "Generators, limits, version; with a spec, its token ids and its reach",
+        "description": "The reach of a spec: how far V, n, l and L may go each on this server, the "
+        "others as asked; the largest value of which it gives one sample with its provenance.",
         "openapi_extra": {"parameters": [_parameter(field) for field in SPEC_FIELDS]},
         "responses": {200: _json("What is offered", _DESCRIPTION), **_error_responses(400)},
     }
