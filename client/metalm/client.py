@@ -248,7 +248,8 @@ class MetaLMClient:
         """What the generator behind the URLs offers and allows: its version, engine and limits.
 
         A `spec` is checked by the service and kept in the answer, whose `as_dict` then has its
-        dtype and special ids. Raises MetaLMError, and RuntimeError if the client is closed.
+        dtype and special ids; its `reach` says how far V, n, l and L may go there. Raises
+        MetaLMError, and RuntimeError if the client is closed.
         """
         return self._open().describe(spec)
 

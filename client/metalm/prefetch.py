@@ -142,7 +142,9 @@ class Prefetcher:
         if slot.whole and not slot.ready:
             self._queue.popleft()
         self._held_bytes -= self._plan.batch_bytes
-        self._room.notify_all()
+        # Not for every step: lanes that are woken in vain cost as much as the step.
+        if self._upcoming is None or self._may_begin(self._upcoming):
+            self._room.notify_all()
         return step
 
     def _start(self) -> None:
@@ -185,27 +187,32 @@ class Prefetcher:
             while slot is None and (window := self._upcoming) is not None:
                 if self._closed or self._failure is not None:
                     break
-                size = window.steps * self._plan.batch_bytes
-                if not self._queue or self._has_room(size):
-                    slot = self._queued(window, size)
+                if self._may_begin(window):
+                    slot = self._queued(window)
                 else:
                     # It may be closed between the look at it and the wait, by the collector.
                     self._room.wait(_LOOK_EVERY_S)
         return slot
 
-    def _has_room(self, size: int) -> bool:
+    def _may_begin(self, window: Window) -> bool:
+        if not self._queue:
+            return True
+        if self._held_bytes + self._bytes_of(window) > self._limit_bytes:
+            return False
         # Where services have too little room for all, what is asked for next must not take what
         # is wanted first.
-        flowing = all(slot.flows() for slot in self._queue)
-        return flowing and self._held_bytes + size <= self._limit_bytes
+        return all(slot.flows() for slot in self._queue)
 
-    def _queued(self, window: Window, size: int) -> _Slot:
+    def _bytes_of(self, window: Window) -> int:
+        return window.steps * self._plan.batch_bytes
+
+    def _queued(self, window: Window) -> _Slot:
         request = window.requests[0]
         slot = _Slot(window, window.positions(self._plan.schedule), request.start)
         if not window.in_parts:
             slot.streams.append(self._transport.batches(request))
         self._upcoming = self._plan.following()
-        self._held_bytes += size
+        self._held_bytes += self._bytes_of(window)
         self._queue.append(slot)
         # Whoever waits for the next step hears of the slot that it comes from, and hedges if that
         # one is late.

@@ -21,18 +21,32 @@ class Limits:
     max_request_cpu_s: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """How far each of these may go on a server, the rest of a spec as it is: the largest value of
+    which it gives a sample with its provenance. For l the largest whole one. 0: none."""
+
+    V: int
+    n: int
+    l: int
+    L: int
+
+
 _LIMITS = [field.name for field in fields(Limits)]
+_REACH = [field.name for field in fields(Reach)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Description:
-    """`engine`: "numba" or "numpy"; `limits`: None in process; `spec`: the one asked about."""
+    """`engine`: "numba" or "numpy"; `limits`: None in process; `spec`: the one asked about;
+    `reach`: of that spec, None in process and of a server that does not say."""
 
     version: str
     engine: str
     limits: Limits | None
     generators: tuple[str, ...] = GENERATORS
     spec: Spec | None = None
+    reach: Reach | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As plain JSON types."""
@@ -46,12 +60,14 @@ class Description:
             answer["spec"] = self.spec.as_dict()
             answer["ids"] = self.spec.ids()
             answer["dtype"] = self.spec.dtype.name
+        if self.reach is not None:
+            answer["reach"] = asdict(self.reach)
         return answer
 
     @classmethod
     def from_dict(cls, answer: Mapping[str, Any], spec: Spec | None) -> Description:
         """The answer to a question about `spec`, from `as_dict`'s form."""
-        limits = answer["limits"]
+        limits, reach = answer["limits"], answer.get("reach")
         # By name, as another version may tell more, or less.
         known = {name: limits[name] for name in _LIMITS if name in limits} if limits else None
         return cls(
@@ -60,4 +76,5 @@ class Description:
             limits=None if known is None else Limits(**known),
             generators=tuple(answer["generators"]),
             spec=spec,
+            reach=Reach(**{name: reach[name] for name in _REACH}) if reach else None,
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from metalm_proto.description import Description, Limits
+from metalm_proto.description import Description, Limits, Reach
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.spec import (
     BATCH_SIZE,
@@ -40,6 +40,7 @@ DATA_TYPES = {
     np.dtype("<u2"): pb.DATA_TYPE_UINT16,
     np.dtype("<i4"): pb.DATA_TYPE_INT32,
 }
+_LONG_NAMES = {field.name: field.long_name for field in SPEC_FIELDS}
 DTYPES = {code: dtype for dtype, code in DATA_TYPES.items()}
 
 
@@ -130,6 +131,7 @@ def description_to_message(description: Description) -> pb.DescribeResponse:
             vocabulary=spec.vocabulary,
             dtype=DATA_TYPES[spec.dtype],
         ),
+        reach=None if description.reach is None else _reach_to_message(description.reach),
     )
 
 
@@ -142,4 +144,14 @@ def description_from_message(message: pb.DescribeResponse, spec: Spec | None) ->
         engine=message.engine,
         limits=Limits(**limits) if message.HasField("limits") else None,
         spec=spec,
+        reach=_reach_from_message(message.reach) if message.HasField("reach") else None,
     )
+
+
+def _reach_to_message(reach: Reach) -> pb.Reach:
+    return pb.Reach(**{_LONG_NAMES[name]: value for name, value in asdict(reach).items()})
+
+
+def _reach_from_message(message: pb.Reach) -> Reach:
+    names = [field.name for field in fields(Reach)]
+    return Reach(**{name: getattr(message, _LONG_NAMES[name]) for name in names})

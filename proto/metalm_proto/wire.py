@@ -104,8 +104,11 @@ def batch_response(buffers: list[Buffer]) -> bytes:
     return b"".join([_tag(_BATCH_IN_RESPONSE), *length_prefixed(buffers)])
 
 
-def batch_from_response(data: bytes) -> Batch:
-    """The batch in a SampleResponse or StreamBatchesResponse. Raises CorruptBatch."""
+def batch_from_response(data: Buffer) -> Batch:
+    """The batch in a SampleResponse or StreamBatchesResponse, as `decode_batch` has it.
+
+    Raises CorruptBatch.
+    """
     for number, value, _ in _scan(memoryview(data)):
         if number == _BATCH_IN_RESPONSE and value is not None:
             return decode_batch(value)

@@ -26,11 +26,12 @@ REQUEST_ID = "x-request-id"
 
 SERVICE = pb.DESCRIPTOR.services_by_name["MetaLMService"].full_name
 DOORS = ("http", "grpc")
-FLOORS, HEALTH, METRICS, OTHER = "Floors", "Health", "Metrics", "Other"
+FLOORS, HEALTH, METRICS, PAGE, OTHER = "Floors", "Health", "Metrics", "Page", "Other"
 OWN_METHODS = ("Sample", "StreamBatches", "Describe")
 """Those of SERVICE."""
-METHODS = (*OWN_METHODS, FLOORS, HEALTH, METRICS, OTHER)
-"""What a call can be for; OTHER is whatever else was asked."""
+METHODS = (*OWN_METHODS, FLOORS, HEALTH, METRICS, PAGE, OTHER)
+"""What a call can be for. PAGE is a file that a page for people consists of; OTHER is whatever else
+was asked."""
 
 OK = "OK"
 CANCELLED = "CANCELLED"
@@ -109,6 +110,12 @@ class Call:
         # Samples and tokens of the batches that are generated and not sent.
         self._waiting: deque[tuple[int, int]] = deque()
         self._ended = False
+
+    @property
+    def is_background(self) -> bool:
+        """Whether it is one of those that come by themselves, or by the dozen, and nobody wants a
+        line or a span of: probes, scrapes, files of the pages that are there."""
+        return self.method in (HEALTH, METRICS) or (self.method == PAGE and self.outcome == OK)
 
     @contextmanager
     def generating(self, samples: int, tokens: int) -> Iterator[None]:

@@ -187,7 +187,8 @@ CONFIG_FIELDS = (
         name="log_level",
         kind=LogLevel,
         default=LogLevel.INFO,
-        doc="least that is logged, debug, info, warning or error; calls are info, probes debug",
+        doc="least that is logged, debug, info, warning or error; calls are info, probes and the "
+        "files of pages debug",
     ),
 )
 SECRET = {"tokens"}

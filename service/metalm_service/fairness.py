@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -32,17 +33,19 @@ class _Client:
 class Turn:
     """One batch's: it is waited for, the batch is generated, it is on its way, the turn is over."""
 
-    def __init__(self, turns: FairTurns, client: str, wanted: Callable[[], bool]) -> None:
+    def __init__(self, turns: FairTurns, client: str) -> None:
         self.client = client
-        self.wanted = wanted
-        self.begun = threading.Event()
+        self.begun: threading.Event | None = None
+        """For whoever has to wait."""
         self.begun_at = 0.0
+        self.lent_until = math.inf
         self._turns = turns
 
-    def pause(self) -> None:
-        """Lets others have their turn if this one has lasted long. Raises GoneError."""
+    def pause(self, wanted: Callable[[], bool]) -> None:
+        """Lets others have their turn if this one has lasted long. Raises GoneError once it is not
+        `wanted`."""
         if time.monotonic() - self.begun_at > QUANTUM_S:
-            self._turns.again(self)
+            self._turns.again(self, wanted)
 
     def lend(self) -> None:
         """The batch is on its way: the turn ends when it is there, or after LEASE_S."""
@@ -71,47 +74,62 @@ class FairTurns:
         self._held: set[Turn] = set()
         self._ended = 0
         # As all leases are of one length, they end in the order in which they began.
-        self._leases: deque[tuple[float, Turn]] = deque()
+        self._leases: deque[Turn] = deque()
         self._lent = threading.Condition(self._lock)
         self._idle = True
         threading.Thread(target=self._end_leases, name="turns", daemon=True).start()
 
     def take(self, client: str, wanted: Callable[[], bool] = lambda: True) -> Turn:
         """Waits for a turn, which whoever has it ends. Raises GoneError once it is not `wanted`."""
-        turn = Turn(self, client, wanted)
+        turn = Turn(self, client)
         with self._lock:
+            self._end_due()
             self._known(client).waiting.append(turn)
             self._deal()
-        self._wait(turn)
+            begun = self._to_wait_for(turn)
+        if begun is not None:
+            self._wait(turn, begun, wanted)
         return turn
 
-    def again(self, turn: Turn) -> None:
+    def again(self, turn: Turn, wanted: Callable[[], bool]) -> None:
         """Gives the turn up and waits for it anew, if anybody else waits."""
         with self._lock:
-            if not any(client.waiting for client in self._clients.values()):
+            if not self._anybody_waits():
                 return
-            turn.begun.clear()
             self._take_back(turn)
             self._known(turn.client).waiting.appendleft(turn)
             self._deal()
-        self._wait(turn)
+            begun = self._to_wait_for(turn)
+        if begun is not None:
+            self._wait(turn, begun, wanted)
 
     def lend(self, turn: Turn) -> None:
         with self._lock:
-            self._leases.append((time.monotonic() + LEASE_S, turn))
-            if self._idle:
-                self._lent.notify()
+            self._end_due()
+            turn.lent_until = time.monotonic() + LEASE_S
+            self._leases.append(turn)
+            self._watch_leases()
 
     def end(self, turn: Turn) -> None:
         with self._lock:
+            self._end_due()
             self._end(turn)
 
     def _known(self, client: str) -> _Client:
         return self._clients.setdefault(client, _Client(self._now_s))
 
-    def _wait(self, turn: Turn) -> None:
-        while not turn.begun.wait(_LOOK_EVERY_S):
-            if not turn.wanted():
+    def _anybody_waits(self) -> bool:
+        return any(client.waiting for client in self._clients.values())
+
+    def _to_wait_for(self, turn: Turn) -> threading.Event | None:
+        """What is set when the turn begins; None if it has."""
+        turn.begun = None if turn in self._held else threading.Event()
+        self._watch_leases()
+        return turn.begun
+
+    def _wait(self, turn: Turn, begun: threading.Event, wanted: Callable[[], bool]) -> None:
+        while not begun.wait(_LOOK_EVERY_S):
+            if not wanted():
                 with self._lock:
                     waiting = self._clients[turn.client].waiting
                     if turn in waiting:
@@ -120,17 +138,27 @@ class FairTurns:
                         self._end(turn)
                 raise GoneError
 
+    def _watch_leases(self) -> None:
+        """Has leases ended in time. Where nobody waits they are ended with the next call, and no
+        thread is woken for every batch."""
+        if self._idle and self._leases and self._anybody_waits():
+            self._lent.notify()
+
     def _end_leases(self) -> None:
         with self._lock:
             while True:
-                while self._leases and self._leases[0][1] not in self._held:
-                    self._leases.popleft()
-                self._idle = not self._leases
-                left_s = self._leases[0][0] - time.monotonic() if self._leases else None
-                if left_s is None or left_s > 0:
-                    self._lent.wait(left_s)
-                else:
-                    self._end(self._leases.popleft()[1])
+                self._end_due()
+                self._idle = not (self._leases and self._anybody_waits())
+                left_s = None if self._idle else self._leases[0].lent_until - time.monotonic()
+                self._lent.wait(left_s)
+
+    def _end_due(self) -> None:
+        """Ends the leases that are over."""
+        now = time.monotonic()
+        while self._leases and (
+            self._leases[0] not in self._held or self._leases[0].lent_until <= now
+        ):
+            self._end(self._leases.popleft())
 
     def _end(self, turn: Turn) -> None:
         if turn in self._held:
@@ -144,7 +172,7 @@ class FairTurns:
         self._held.remove(turn)
         self._free += 1
         client = self._clients[turn.client]
-        seconds = time.monotonic() - turn.begun_at
+        seconds = min(time.monotonic(), turn.lent_until) - turn.begun_at
         client.used_s += seconds
         # What each of those that are here would have had of it. Were it only the time of the one
         # that is served, ever new clients would hold up an old one for ever.
@@ -162,7 +190,8 @@ class FairTurns:
             turn = chosen.waiting.popleft()
             turn.begun_at = time.monotonic()
             self._held.add(turn)
-            turn.begun.set()
+            if turn.begun is not None:
+                turn.begun.set()
             chosen.holding += 1
             self._free -= 1
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import version
 from typing import TypeVar
 
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description, Limits
-from metalm_proto.errors import Draining, LimitExceeded, Starting
+from metalm_proto.errors import Draining, Starting
 from metalm_proto.spec import BatchRequest, Spec
+from metalm_service import limits
 from metalm_service.calls import Call
-from metalm_service.config import COPIES, ServerConfig
+from metalm_service.config import ServerConfig
 from metalm_service.core import engine
 from metalm_service.fairness import FairTurns, GoneError, Turn
+from metalm_service.limits import PLAIN, Encoding
 from metalm_service.places import Places
 
 VERSION = version("metalm")
@@ -29,20 +30,6 @@ class State(Enum):
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """What a form of the answer costs: bytes of memory for each byte of arrays, nanoseconds of a
-    core for each token, and whether Python can do nothing else meanwhile."""
-
-    bytes_a_byte: int = 1
-    ns_a_token: int = 1
-    holds_the_interpreter: bool = False
-
-
-PLAIN = Encoding()
-"""The wire's own."""
 
 
 class CallerGoneError(Exception):
@@ -99,14 +86,19 @@ class Handler:
         self._abandoned = True
 
     def describe(self, spec: Spec | None) -> Description:
-        """Generators, limits, version, and the token ids of a spec."""
-        limits = Limits(
-            max_message_bytes=self.config.max_message_bytes,
-            max_request_samples=self.config.max_request_samples,
-            max_inflight_bytes=self.config.max_inflight_bytes,
-            max_request_cpu_s=self.config.max_request_cpu_s,
+        """Generators, limits, version; of a spec the token ids, and how far it may go."""
+        return Description(
+            version=VERSION,
+            engine=engine.engine_name(),
+            limits=Limits(
+                max_message_bytes=self.config.max_message_bytes,
+                max_request_samples=self.config.max_request_samples,
+                max_inflight_bytes=self.config.max_inflight_bytes,
+                max_request_cpu_s=self.config.max_request_cpu_s,
+            ),
+            spec=spec,
+            reach=None if spec is None else limits.reach(self.config, spec),
         )
-        return Description(version=VERSION, engine=engine.engine_name(), limits=limits, spec=spec)
 
     def admit(self, call: Call, request: BatchRequest, encoding: Encoding = PLAIN) -> Admission:
         """Reserves what the call's request will need, before anything of it is allocated.
@@ -116,11 +108,7 @@ class Handler:
         Raises LimitExceeded, Overloaded, Starting or Draining.
         """
         call.request = request
-        cost = engine.cost_of(request)
-        message_bytes = encoding.bytes_a_byte * cost.batch_bytes
-        reserved = COPIES * message_bytes + cost.scratch_bytes
-        self._check_size(request, message_bytes, reserved)
-        self._check_cpu(request, cost.cpu_s + cost.tokens * encoding.ns_a_token * 1e-9)
+        reserved = limits.check(self.config, request, encoding)
         with self._lock:
             if self._state is State.STARTING:
                 raise Starting("the server is starting: its kernels are not ready", 1.0)
@@ -128,33 +116,6 @@ class Handler:
                 raise Draining("the server is shutting down", 0.0)
             self._places.take(call.client, reserved)
         return Admission(self, call, request, encoding, reserved)
-
-    def _check_size(self, request: BatchRequest, message_bytes: int, reserved: int) -> None:
-        config = self.config
-        if request.samples > config.max_request_samples:
-            bound = f"at most {config.max_request_samples} in one request to this server"
-            raise LimitExceeded("samples", request.samples, bound)
-        if message_bytes > config.max_message_bytes:
-            bound = (
-                f"smaller (or L, n or provenance): a batch would take {message_bytes} bytes and "
-                f"this server sends at most {config.max_message_bytes}"
-            )
-            raise LimitExceeded("batch_size", request.largest_batch, bound)
-        if reserved > config.max_inflight_bytes:
-            bound = (
-                f"smaller (or n): the request would need {reserved} bytes of memory and this "
-                f"server gives all requests {config.max_inflight_bytes}"
-            )
-            raise LimitExceeded("L", request.spec.L, bound)
-
-    def _check_cpu(self, request: BatchRequest, cpu_s: float) -> None:
-        most_s = self.config.max_request_cpu_s
-        if cpu_s > most_s:
-            bound = (
-                f"fewer (or L, n, l or provenance less): the request would cost {cpu_s:.3g} "
-                f"seconds of a core and this server gives at most {most_s} to one"
-            )
-            raise LimitExceeded("samples", request.samples, bound)
 
     def _portion(
         self,
@@ -172,7 +133,7 @@ class Handler:
         def proceed() -> None:
             if not here():
                 raise CallerGoneError
-            turn.pause()
+            turn.pause(here)
 
         turns = self._text_turns if admission.encoding.holds_the_interpreter else self._turns
         try:

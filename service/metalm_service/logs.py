@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-from metalm_service.calls import HEALTH, METRICS, Call, Watcher
+from metalm_service.calls import Call, Watcher
 from metalm_service.config import LogFormat, LogLevel
 
 _log = logging.getLogger("metalm_service.calls")
@@ -19,10 +19,11 @@ _LONGEST_DETAIL = 500
 
 
 class CallLog(Watcher):
-    """A line for each call that has ended; for probes and scrapes only at the level debug."""
+    """A line for each call that has ended; for probes, scrapes and the files of pages only at the
+    level debug."""
 
     def ended(self, call: Call) -> None:
-        level = logging.DEBUG if call.method in (HEALTH, METRICS) else logging.INFO
+        level = logging.DEBUG if call.is_background else logging.INFO
         if not _log.isEnabledFor(level):
             return
         told = {

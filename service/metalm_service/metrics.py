@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Metric, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
 from metalm_proto.errors import InternalError
 from metalm_service.calls import CANCELLED, DOORS, OK, OUTCOMES, OWN_METHODS, Call, Watcher
 from metalm_service.handler import Handler, State
+from metalm_service.sums import Sums
 
-_SECONDS = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.0, 2.5, 5.0, 10.0, 30.0),
-)
 _OPENMETRICS = "application/openmetrics-text"
 
 
@@ -43,42 +39,19 @@ class Metrics(Watcher):
             for reason in OUTCOMES:
                 if reason not in (OK, CANCELLED):
                     self._refusals.labels(door, reason)
-        self._batches = self._by_door("batches", "Batches given to the transport.")
-        self._samples = self._by_door("samples", "Samples in batches given to the transport.")
-        self._tokens = self._by_door(
-            "tokens",
-            "Tokens in batches given to the transport; a position of x and y together is one.",
-        )
-        self._bytes = self._by_door(
-            "sent_bytes", "Bytes of batches given to the transport, as encoded."
-        )
-        self._cpu = self._by_door(
-            "generation_cpu_seconds", "Seconds of one core spent on generating."
-        )
-        self._generation = self._times(
-            "generation_seconds",
-            "From a batch being asked for to its being there, waits for a turn included.",
-        )
-        self._send = self._times(
-            "send_seconds", "From a batch's being there to the door's being ready for the next."
-        )
+        self._sums = Sums()
+        self.registry.register(self._sums)
         self.registry.register(_Standing(handler))
         ProcessCollector(registry=self.registry)
 
     def generated(self, call: Call, seconds: float, cpu_s: float) -> None:
-        self._cpu[call.door].inc(cpu_s)
-        if not math.isnan(seconds):
-            self._generation[call.door].observe(seconds)
+        self._sums.generated(call, seconds, cpu_s)
 
     def sent(self, call: Call, samples: int, tokens: int, size: int) -> None:
-        door = call.door
-        self._batches[door].inc()
-        self._samples[door].inc(samples)
-        self._tokens[door].inc(tokens)
-        self._bytes[door].inc(size)
+        self._sums.sent(call, samples, tokens, size)
 
     def took(self, call: Call, seconds: float) -> None:
-        self._send[call.door].observe(seconds)
+        self._sums.took(call, seconds)
 
     def ended(self, call: Call) -> None:
         self._requests.labels(call.door, call.method, call.outcome).inc()
@@ -101,16 +74,6 @@ class Metrics(Watcher):
 
     def _counter(self, name: str, doc: str, *labels: str) -> Counter:
         return Counter(f"metalm_{name}", doc, labels, registry=self.registry)
-
-    def _by_door(self, name: str, doc: str) -> dict[str, Counter]:
-        counter = self._counter(name, doc, "door")
-        return {door: counter.labels(door) for door in DOORS}
-
-    def _times(self, name: str, doc: str) -> dict[str, Histogram]:
-        histogram = Histogram(
-            f"metalm_{name}", doc, ["door"], registry=self.registry, buckets=_SECONDS
-        )
-        return {door: histogram.labels(door) for door in DOORS}
 
 
 class _Standing:

@@ -84,10 +84,10 @@ async def _serve_doors(
     listener = _listen(config.host, config.port)
     # gRPC does not say why it cannot listen, and prints lines of its own: so this is asked before.
     _listen(config.host, config.grpc_port).close()
-    # A thread for each request: whose turn it is at the cores, the handler says.
+    # A thread for each request, as gRPC has: whose turn it is at the cores, the handler says.
     executor = ThreadPoolExecutor(config.max_requests, "generate")
     desk = FloorsDesk(config.max_floors_cpu_s)
-    grpc_server = GrpcServer(handler, executor, calls, tokens, certificates)
+    grpc_server = GrpcServer(handler, calls, tokens, certificates)
     http_server = _HttpServer(
         uvicorn.Config(
             create_app(handler, executor, calls, metrics, tokens, desk),

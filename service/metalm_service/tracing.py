@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.spec import SPEC_FIELDS
-from metalm_service.calls import HEALTH, METRICS, OK, OTHER, SERVICE, Call, Watcher
+from metalm_service.calls import OK, OTHER, PAGE, SERVICE, Call, Watcher
 from metalm_service.handler import VERSION
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _FLUSH_S = 3.0
 """What a collector that does not answer may hold up the end of the process."""
+_ANY_PATH = (OTHER, PAGE)
 _FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 """Codes of gRPC that are an error of the server."""
 
@@ -45,7 +46,8 @@ def tracing(environment: Mapping[str, str]) -> Tracing | None:
 
 
 class Tracing(Watcher):
-    """Tells the provider's exporter of each call that has ended, but for probes and scrapes.
+    """Tells the provider's exporter of each call that has ended, but for probes, scrapes and the
+    files of pages.
 
     The attributes are those of the semantic conventions for HTTP and RPC servers, and the size of
     what was asked for.
@@ -61,7 +63,7 @@ class Tracing(Watcher):
     def ended(self, call: Call) -> None:
         from opentelemetry.trace import SpanKind, Status, StatusCode
 
-        if call.method in (HEALTH, METRICS):
+        if call.is_background:
             return
         span = self._tracer.start_span(
             _name(call),
@@ -116,7 +118,7 @@ def _name(call: Call) -> str:
         return f"{SERVICE}/{call.method}" if call.method != OTHER else OTHER
     method, path = call.attributes["http.request.method"], call.attributes["url.path"]
     # Of a path that is none of ours the name would be the caller's choice.
-    return f"{method} {path}" if call.method != OTHER else method
+    return f"{method} {path}" if call.method not in _ANY_PATH else method
 
 
 def _asked(call: Call) -> dict[str, Any]:
@@ -133,7 +135,7 @@ def _asked(call: Call) -> dict[str, Any]:
     else:
         if call.status is not None:
             told["http.response.status_code"] = call.status
-        if call.method != OTHER:
+        if call.method not in _ANY_PATH:
             told["http.route"] = call.attributes["url.path"]
     return told
 

@@ -138,6 +138,10 @@ def test_logits_and_compressed_files_are_taken(capsys: pytest.CaptureFixture[str
         ({"spec": '{"W": 1}'}, "spec is {'W': 1}"),
         ({"spec": "{"}, "results is 'bad.npz'"),
         ({"split": "none"}, "split is 'none'"),
+        ({"label": 5}, "label is 5; it must be text"),
+        ({"seed": [1, 2]}, "seed is 'int64 of shape (2,)'; it must be a single value"),
+        ({"label": "l" * 2**19}, "label is '<U524288 of shape ()'; it must be a single value"),
+        ({"spec": "[" * 10**5}, "results is 'bad.npz'"),
     ],
 )
 def test_wrong_files_are_refused_by_name(
@@ -158,7 +162,17 @@ def test_what_is_no_npz_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     damaged = bytearray(whole)
     damaged[1000] ^= 1
     (tmp_path / "damaged.npz").write_bytes(bytes(damaged))
-    for name in ("text.npz", "cut.npz", "damaged.npz", "absent.npz"):
+    with np.load("whole.npz") as arrays:
+        np.savez_compressed("squeezed.npz", allow_pickle=False, **arrays)
+    squeezed = bytearray(Path("squeezed.npz").read_bytes())
+    squeezed[200:220] = bytes(20)
+    (tmp_path / "squeezed.npz").write_bytes(bytes(squeezed))
+    locked = bytearray(whole)  # said to be enciphered
+    for head in (b"PK\x03\x04", b"PK\x01\x02"):
+        flags = locked.index(head) + (6 if head[2] == 3 else 8)
+        locked[flags] |= 1
+    (tmp_path / "locked.npz").write_bytes(bytes(locked))
+    for name in ("text.npz", "cut.npz", "damaged.npz", "squeezed.npz", "locked.npz", "absent.npz"):
         assert command("evaluate", name) == 2
         assert capsys.readouterr().err.startswith(f"metalm: results is '{name}'; it must be")
 

@@ -129,6 +129,24 @@ def test_what_is_merged_must_belong_together() -> None:
         Evaluator.from_state({})
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sums": np.nan}, "sums is 'NaN or infinite'; it must be finite"),
+        ({"indices": 0}, "1 indices of 24 samples"),
+        ({"samples": 23}, "24 indices of 23 samples"),
+    ],
+)
+def test_a_state_that_does_not_fit_together_is_refused(
+    changes: dict[str, float], message: str
+) -> None:
+    state = evaluated("vote").state()
+    for name, value in changes.items():
+        state[name] = np.full_like(state[name], value)
+    with pytest.raises(InvalidArgument, match=message):
+        Evaluator.from_state(state)
+
+
 def test_memory_use_does_not_grow_with_the_samples() -> None:
     few, many = Evaluator(SPEC, SEED), evaluated("vote")
     few.update(0, predictions("vote")[:1])

@@ -162,6 +162,21 @@ def test_pictures_of_reports(report: Report, tmp_path: Path) -> None:
     assert b"dc:date" not in (tmp_path / "two.svg").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("length", "points", "label"),
+    [(256, 32, "means over 8 tokens"), (20, 20, "position in the sequence")],
+)
+def test_a_picture_of_short_sequences_has_points_enough(
+    length: int, points: int, label: str
+) -> None:
+    spec = replace(SPEC, L=length)
+    found = evaluated("vote", spec).report(memory=False)
+    for figure in (plot_reports(found), plot_floors(floors(spec, SEED, samples=2))):
+        panel = figure.axes[0]
+        assert {len(line.get_xdata()) for line in panel.get_lines()} == {points}  # type: ignore[arg-type]
+        assert panel.get_xlabel().endswith(label)
+
+
 def test_pictures_that_cannot_be(report: Report, tmp_path: Path) -> None:
     with pytest.raises(
         InvalidArgument, match=r"plot is '.*two.gif'; it must be a name that ends in"
@@ -179,6 +194,7 @@ def test_a_picture_of_floors_has_the_published_curves(tmp_path: Path) -> None:
     figure = plot_floors(found, tmp_path / "floors.png")
     told = [text.get_text() for text in figure.axes[0].texts]
     assert {"published: Transformer-XL", "published: LSTM", "Bayes, last 128 tokens"} <= set(told)
+    assert figure.axes[0].get_xlabel().endswith("means over 128 tokens")
     found.write(tmp_path / "floors.json")
     document = json.loads((tmp_path / "floors.json").read_text())
     assert (document["schema"], document["samples"]) == ("metalm-floors-1", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -227,6 +228,20 @@ def test_describe_agrees(client: MetaLMClient, twin: MetaLMClient) -> None:
     assert (mine.generators, mine.spec) == (theirs.generators, theirs.spec)
     assert mine.version == theirs.version
     assert mine.generators == ("metalm-1",)
+
+
+def test_both_doors_say_how_far_a_spec_may_go(server_url: str, http_url: str) -> None:
+    with MetaLMClient(server_url) as client, MetaLMClient(http_url) as other:
+        spec = Spec(V=70_000, n=3)
+        reach = client.describe(spec).reach
+        assert reach is not None
+        assert reach == other.describe(spec).reach
+        assert client.describe().reach is None
+        client.sample(spec=replace(spec, n=reach.n), seed=1, provenance=True)
+        found = error_of(
+            lambda: client.sample(spec=replace(spec, n=reach.n + 1), seed=1, provenance=True)
+        )
+        assert found[0] is LimitExceeded
 
 
 def test_closing_twice_is_fine_and_ends_everything(url: str) -> None:

@@ -22,6 +22,7 @@ pytest.importorskip("numba")
 from metalm_service.core.compiling import compiled
 from metalm_service.core.floors.bayes import bayes
 from metalm_service.core.floors.known import known
+from metalm_service.core.floors.summary import exact_rows
 from metalm_service.core.floors.window import window
 
 L = 8
@@ -148,12 +149,19 @@ def hazard(case: Case) -> tuple[Floats, Floats]:
     return ends, goes_on
 
 
-def by_kernel(world: World, call: Callable[[Any, Any, Any, Any], None]) -> Floats:
-    loss = np.empty(world.x.shape)
+def by_kernel(world: World, call: Callable[[Any, Any, Any, Any], Any]) -> Floats:
+    return with_returned(world, call)[0]
+
+
+def with_returned(world: World, call: Callable[[Any, Any, Any, Any], Any]) -> tuple[Floats, Floats]:
+    """The losses [rows, L], and what the kernel returned for each row."""
+    loss, returned = np.empty(world.x.shape), np.empty(len(world.x))
     same, another = np.array([0, 0, 1], np.int32), np.array([0, 1, 2], np.int32)
-    for x, y, is_same, out in zip(world.x, world.y, world.same, loss, strict=True):
-        call(x, y, same if is_same else another, out)
-    return loss
+    for i, is_same in enumerate(world.same):
+        slots = same if is_same else another
+        found = call(world.x[i], world.y[i], slots, loss[i])
+        returned[i] = np.nan if found is None else found
+    return loss, returned
 
 
 def channel(case: Case) -> tuple[Any, ...]:
@@ -171,10 +179,14 @@ def genie(case: Case) -> Floats:
     )
 
 
-@cache
 def greedy(case: Case) -> Floats:
+    return greedy_with_doubt(case)[0]
+
+
+@cache
+def greedy_with_doubt(case: Case) -> tuple[Floats, Floats]:
     kernel, rest, slots = compiled(bayes), channel(case), np.empty(3, np.int32)
-    return by_kernel(
+    return with_returned(
         unknown_language(case),
         lambda x, y, _, out: kernel(x, y, slots, False, out, 0, case.kept, case.wrong, *rest),
     )
@@ -254,6 +266,35 @@ def test_the_optimum_lies_in_the_bracket(case: Case) -> None:
         assert (lower <= upper + 1e-12).all()
     if 0 < case.wrong < case.kept:
         assert means[-3][-1] + 1e-6 < means[-2][-1] + 1e-6 < means[-1][-1]
+
+
+@EACH
+def test_where_it_counts_as_exact_the_floor_is_the_optimum(case: Case) -> None:
+    """There all three are the same; elsewhere greedy and genie may agree, and the optimum not."""
+    world = unknown_language(case)
+    optimum = np.stack([-np.log(world.conditional(t)) for t in range(L)], axis=1)
+    found, doubts = greedy_with_doubt(case)
+    exact = exact_rows({"genie": genie(case), "greedy": found}, doubts)
+    assert exact.any() == (case.wrong == 0 or case.lengths != THREE)
+    np.testing.assert_allclose(found[exact], optimum[exact], rtol=0, atol=1e-6)
+    agree = (found == genie(case)).all(axis=1)
+    assert (np.abs(found - optimum)[agree & ~exact].max(axis=1) > 1e-3).any()
+
+
+@EACH
+def test_doubt_is_how_often_greedy_is_wrong(case: Case) -> None:
+    """On average over all that can happen: two repetitions are over at most."""
+    world = unknown_language(case)
+    _, doubts = greedy_with_doubt(case)
+    over = world.finished(L - 1) == 2
+    kernel, rest = compiled(bayes), channel(case)
+    slots, wrong = np.empty(3, np.int32), np.zeros(len(world.p))
+    for i in np.flatnonzero(over):
+        out = np.empty(L)
+        kernel(world.x[i], world.y[i], slots, False, out, 0, case.kept, case.wrong, *rest)
+        wrong[i] = (slots[1] == 0) != world.same[i]
+    assert not doubts[~over].any()
+    assert world.p @ doubts == pytest.approx(world.p @ wrong, rel=1e-9)
 
 
 @EACH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +11,9 @@ from scipy.stats import t as student
 
 from metalm_proto.errors import InvalidArgument
 from metalm_proto.spec import Spec, Split
-from metalm_service.core.floors import LADDER, losses, summary
+from metalm_service.core.floors import LADDER, Targets, losses, summary
 from metalm_service.core.floors.layout import layout_of
-from metalm_service.core.floors.tally import t95
+from metalm_service.core.floors.tally import Tally, t95
 
 SPEC = Spec(V=8, n=3, l=5, e=0.1, L=300)
 
@@ -49,10 +50,33 @@ def test_means_are_those_of_the_losses() -> None:
         right = raw[name].astype(np.float64)
         assert found.estimates(name, "overall").mean[0] == pytest.approx(right.mean())
         assert found.estimates(name, "position").mean == pytest.approx(right.mean(0))
-        segments = [right[:, low : low + 128].mean() for low in (0, 128, 256)]
+        segments = [right[:, low : low + 8].mean() for low in range(0, 300, 8)]
         assert found.estimates(name, "segment").mean == pytest.approx(segments)
         assert found.estimates(name, "plateau").mean[0] == pytest.approx(right[:, 150:].mean())
     assert 0 <= (found.exact or 0) <= 11
+
+
+def test_errors_are_of_those_sequences_that_have_tokens_there() -> None:
+    """By hand: of six sequences three are in the first bin, two in the next, one in the third."""
+    exposure = np.array([[0, 0], [0, 1], [0, 1], [5, 5], [2, 2], [5, 5]], np.int32)
+    nowhere, loss = np.full((6, 2), -1, np.int32), np.arange(12.0).reshape(6, 2) ** 1.5
+    spec = replace(SPEC, L=2)
+    tally = Tally(spec, ["model"])
+    tally.add({"model": loss}, Targets(nowhere, np.zeros_like(nowhere), exposure, nowhere))
+    found = tally.estimates("model", "exposure")
+    bins = layout_of(spec).bins("exposure")
+    for place, one in enumerate(bins):
+        inside = exposure == one["from"] if one["to"] else exposure >= (one["from"] or 0)
+        n = inside.sum(axis=1)
+        total, n = (loss * inside).sum(axis=1)[n > 0], n[n > 0]
+        if len(n) < 2:
+            assert np.isnan(found.se[place])
+            continue
+        residuals = total - total.sum() / n.sum() * n
+        right = np.sqrt(len(n) / (len(n) - 1) * np.square(residuals).sum()) / n.sum()
+        assert found.se[place] == pytest.approx(right)
+        assert found.t95[place] == pytest.approx(student.ppf(0.975, len(n) - 1), rel=2e-3)
+    assert found.tokens.tolist()[:3] == [4, 2, 6]
 
 
 def test_the_document_is_json_and_its_length_is_bounded() -> None:
@@ -83,6 +107,17 @@ def test_work_ends_when_it_is_told_to() -> None:
 def test_predictors_that_there_are_not(names: tuple[str, ...], message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         summary.summarise(SPEC, 1, Split.TEST, 0, 2, names)
+
+
+@pytest.mark.parametrize(
+    ("length", "steps"),
+    [(1, 1), (63, 1), (64, 2), (256, 8), (1000, 16), (4095, 64), (4096, 128), (390_000, 128)],
+)
+def test_a_segment_suits_the_sequence(length: int, steps: int) -> None:
+    bins = layout_of(Spec(V=8, n=3, l=5, L=length)).bins("segment")
+    assert bins[0] == {"from": 0, "to": steps}
+    assert bins[-1] == {"from": (length - 1) // steps * steps, "to": length}
+    assert len(bins) >= min(length, 32)
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 127, 128, 129, 5000, 390_000])

@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import urllib3
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from metalm_proto.spec import SPEC_FIELDS
 from tests.service_process import Service
 
 FLAGS = (
@@ -91,6 +92,14 @@ class Explorer:
         told: dict[str, Any] = answer.json()
         return told
 
+    def described(self) -> dict[str, Any]:
+        """What the service says of the spec that the address has."""
+        asked = {name: text for name, text in self.state.items() if name in SPEC}
+        told: dict[str, Any] = urllib3.request(
+            "GET", f"{self.service.http}/describe?{urlencode(asked)}"
+        ).json()
+        return told
+
     def rows(self) -> dict[int, list[int]]:
         """The rows that were drawn last: the position where each begins, and its tokens."""
         text = self.page.locator("#seen").text_content() or ""
@@ -125,6 +134,7 @@ class Explorer:
         self.context.close()
 
 
+SPEC = {field.name for field in SPEC_FIELDS}
 VIEW = {"show", "view", "cells", "element", "by", "ladder"}
 
 

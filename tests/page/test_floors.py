@@ -84,6 +84,9 @@ def test_a_curve_is_read_by_keyboard(explorer: Explorer) -> None:
     explorer.open(**TINY, by="exposure")
     computed(explorer)
     chart = explorer.page.locator("#chart")
+    tail = asked(explorer)["predictors"]["known"]["plateau"]["mean"][0]
+    said = re.compile(f"^second half: .*language known {tail:.2f}")
+    expect(chart).to_have_attribute("aria-valuetext", said)
     chart.focus()
     explorer.page.keyboard.press("Home")
     explorer.page.keyboard.press("ArrowRight")
@@ -124,6 +127,45 @@ def test_the_page_is_usable_while_floors_are_computed(explorer: Explorer) -> Non
     explorer.shown(L=600)
     computed(explorer)
     assert asked(explorer)["spec"]["L"] == 600
+
+
+def test_long_samples_are_drawn_in_parts_that_can_be_seen(explorer: Explorer) -> None:
+    explorer.open(V=64, n=10, l=64, e=0.1, L=20_000, seed=1)
+    computed(explorer)
+    told = asked(explorer)
+    explorer.page.get_by_text("As a table").click()
+    table = explorer.page.locator("#figures")
+    names = table.locator("tbody tr td:first-child").all_inner_texts()
+    bins = told["bins"]["segment"]
+    assert len(names) < 40 < len(bins)
+    assert names[0] == f"1 to {bins[0]['to']}"
+    begin, _, end = names[-1].partition(" to ")
+    assert int(end) == 20_000
+    # Each is the mean of its tokens.
+    means = told["predictors"]["known"]["segment"]["mean"]
+    parts = [
+        (part["to"] - part["from"], mean)
+        for part, mean in zip(bins, means, strict=True)
+        if part["from"] >= int(begin) - 1
+    ]
+    assert len(parts) > 1
+    assert parts[-1][0] < parts[0][0]
+    mean = sum(size * mean for size, mean in parts) / sum(size for size, _ in parts)
+    column = table.locator("th").all_inner_texts().index("language known")
+    cells = table.locator("tbody tr").last.locator("td").all_inner_texts()
+    assert cells[column] == f"{mean:.3f}"
+
+
+def test_the_axis_has_few_lines_whatever_the_vocabulary(explorer: Explorer) -> None:
+    explorer.open(V=2_147_483_645, n=5, l=10, L=512, seed=1)
+    computed(explorer)
+    assert 4 <= explorer.page.locator("#chart .axes line:not(.tick)").count() <= 7
+
+
+def test_who_waits_long_is_told_why(explorer: Explorer) -> None:
+    explorer.page.route("**/floors?*", lambda _: None)
+    explorer.open(**TINY)
+    expect(explorer.page.locator("#floors-state")).to_contain_text("may have to be compiled")
 
 
 def test_what_costs_too_much_is_said(explorer: Explorer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,47 @@ LIGHTS = """() => {
 }"""
 
 
+def test_colours_of_the_readers_own(browser: Browser, service: Service) -> None:
+    """Where the page's backgrounds are taken away, what is chosen still looks chosen."""
+    page = Explorer(browser, service, forced_colors="active").open(**TINY, element=1)
+    for chosen, other in (
+        ("#sample [value=x] + span", "#sample [value=y] + span"),
+        ("#elements [data-element='1']", "#elements [data-element='0']"),
+        ("#elements [data-element='0'] i", "#lexicon h2"),
+        (".legend .replaced", "#lexicon h2"),
+        (".legend .separator", "#lexicon h2"),
+    ):
+        assert corner(page, chosen) != corner(page, other)
+    page.close()
+
+
+def corner(page: Explorer, selector: str) -> list[int]:
+    """The colour that is seen near the corner of something."""
+    picture = page.page.locator(selector).first.screenshot()
+    told: list[int] = page.page.evaluate(PIXEL, b64encode(picture).decode())
+    return told
+
+
+PIXEL = """async (picture) => {
+  const image = new Image();
+  image.src = `data:image/png;base64,${picture}`;
+  await image.decode();
+  const pen = new OffscreenCanvas(image.width, image.height).getContext("2d");
+  pen.drawImage(image, 0, 0);
+  return [...pen.getImageData(3, 3, 1, 1).data];
+}"""
+
+
+def test_the_legend_is_of_what_is_drawn(explorer: Explorer) -> None:
+    explorer.open(**TINY)
+    sizes = "cells => cells.map((cell) => cell.getBoundingClientRect().height)"
+    cells = explorer.page.locator(".legend .cell")
+    assert min(cells.evaluate_all(sizes)) >= 18
+    explorer.page.get_by_text("dots", exact=True).click()
+    explorer.page.wait_for_selector("#sample.dots")
+    assert max(cells.evaluate_all(sizes)) <= 9
+
+
 def test_it_fits_a_phone(browser: Browser, service: Service) -> None:
     page = Explorer(browser, service, viewport=PHONE, has_touch=True)
     page.open(**TINY)
@@ -105,6 +147,15 @@ def test_it_fits_a_phone(browser: Browser, service: Service) -> None:
     assert box is not None
     page.page.locator("#strip").tap(position={"x": 58 + 36, "y": 18})
     expect(page.page.locator("#card")).to_contain_text("position1")
+    page.close()
+
+
+def test_on_a_phone_what_is_wrong_is_not_folded_away(browser: Browser, service: Service) -> None:
+    page = Explorer(browser, service, viewport=PHONE)
+    page.page.goto(f"{service.http}/?V=1")
+    expect(page.page.locator("#V-note")).to_contain_text("must")
+    expect(page.page.locator("#V-note")).to_be_visible()
+    expect(page.page.locator("#unfold")).to_have_attribute("aria-expanded", "true")
     page.close()
 
 

@@ -243,6 +243,40 @@ def test_elements_show_where_they_are_spoken(explorer: Explorer) -> None:
     assert "element" not in explorer.state
 
 
+def test_an_element_is_chosen_by_keyboard(explorer: Explorer) -> None:
+    explorer.open(V=20, n=70, l=6, L=600, seed=3)
+    items = explorer.page.locator("#elements button")
+    items.nth(3).focus()
+    for pressed in ("true", "false"):
+        explorer.page.keyboard.press("Enter")
+        expect(items.nth(3)).to_have_attribute("aria-pressed", pressed)
+        expect(items.nth(3)).to_be_focused()
+    explorer.page.get_by_role("button", name="10 more").focus()
+    explorer.page.keyboard.press("Enter")
+    expect(items).to_have_count(70)
+    expect(items.nth(60)).to_be_focused()
+
+
+def test_an_element_that_the_language_does_not_have_is_none(explorer: Explorer) -> None:
+    """All would be faded for it, and nothing there to be let go."""
+    explorer.open(**SMALL)
+    usual = light(explorer)
+    for element in ("4", "-1", "length", "0.5"):
+        explorer.open(**SMALL, element=element)
+        assert light(explorer) == usual
+    explorer.open(**{**SMALL, "n": 300}, element="299")
+    chosen = explorer.page.locator("#elements [aria-pressed=true]")
+    expect(chosen.locator("b")).to_have_text("299")
+    chosen.click()
+    assert "element" not in explorer.state
+
+
+def light(explorer: Explorer) -> str:
+    explorer.expect_rows(explorer.sample()["x"])
+    drawn: str = explorer.page.locator("#strip canvas").evaluate("canvas => canvas.toDataURL()")
+    return drawn
+
+
 def test_a_long_sample_and_a_large_language(explorer: Explorer) -> None:
     explorer.open(V=1024, n=300, l=64, L=100_000, seed=1)
     told = explorer.sample()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import urllib3
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from metalm_proto import wire
+from tests.forked import running
 from tests.page.browser import Explorer
+from tests.page.prefix import prefixed
 from tests.service_process import Service
 
 STATES: list[dict[str, Any]] = [
@@ -45,10 +48,11 @@ def opened(request: pytest.FixtureRequest, browser: Browser, service: Service) -
 
 
 def copied(page: Explorer, name: str) -> str:
-    page.page.get_by_role("button", name=f"Copy the {name} lines").click()
-    page.page.get_by_text("copied").wait_for()
+    button = page.page.get_by_role("button", name=f"Copy the {name} lines")
+    button.click()
+    expect(button).to_have_text("copied")
     text: str = page.page.evaluate("() => navigator.clipboard.readText()")
-    page.page.get_by_text("copied").wait_for(state="detached")
+    expect(button).to_have_text("copy")
     return text
 
 
@@ -60,6 +64,13 @@ def test_curl(opened: Explorer) -> None:
     told = opened.sample()
     del told["provenance"]
     assert json.loads(done.stdout) == told
+
+
+def test_what_was_copied_is_said(opened: Explorer) -> None:
+    said = opened.page.locator("#snippets [role=status]").first
+    expect(said).to_have_text("")
+    copied(opened, "curl")
+    expect(said).to_have_text("copied")
 
 
 def test_shell(opened: Explorer) -> None:
@@ -78,6 +89,57 @@ def test_python(opened: Explorer, name: str) -> None:
     told = opened.sample()
     assert np.ravel(given["x"]).tolist() == told["x"]
     assert np.ravel(given["y"]).tolist() == told["y"]
+
+
+def test_no_line_ends_within_a_flag(opened: Explorer) -> None:
+    flags = opened.page.locator("#snippets code span").all_text_contents()
+    assert {"-V", "-L", "--seed", "--index", "--url"} <= set(flags)
+    for width in (1440, 360):
+        opened.page.set_viewport_size({"width": width, "height": 800})
+        heights = "flags => flags.map((flag) => flag.getClientRects().length)"
+        assert set(opened.page.locator("#snippets code span").evaluate_all(heights)) == {1}
+
+
+def test_the_address_may_be_of_another_kind(browser: Browser) -> None:
+    """An address of IPv6 is copied as it stands, into every language."""
+    with running("--host", "::1") as service:
+        page = Explorer(browser, service)
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.open(L=50, seed=1)
+        told = page.sample()
+        for name in ("curl", "shell"):
+            done = subprocess.run(copied(page, name), shell=True, capture_output=True, env=shell())
+            assert json.loads(done.stdout)["x"] == told["x"], done.stderr
+        for name in ("Python", "gym"):
+            given: dict[str, Any] = {}
+            exec(copied(page, name), given)
+            assert np.ravel(given["x"]).tolist() == told["x"]
+        page.close()
+
+
+def test_behind_a_proxy_that_gives_it_a_path(browser: Browser, service: Service) -> None:
+    with prefixed(service, "/it's here") as address:
+        page = Explorer(browser, service)
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.page.goto(f"{address}?seed=4&L=300")
+        page.shown(seed=4, L=300)
+        told = page.sample()
+        page.expect_rows(told["x"])
+        expect(page.page.locator("#state")).to_have_text("ready")
+        for name in ("curl", "shell"):
+            done = subprocess.run(copied(page, name), shell=True, capture_output=True, env=shell())
+            assert json.loads(done.stdout)["x"] == told["x"], done.stderr
+        for name in ("Python", "gym"):
+            given: dict[str, Any] = {}
+            exec(copied(page, name), given)
+            assert np.ravel(given["x"]).tolist() == told["x"]
+        assert all(url.startswith(address) for url in page.requests)
+        page.close()
+
+
+def shell() -> dict[str, str]:
+    """An environment where `metalm` is this one."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
 
 def test_downloads(opened: Explorer, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metalm_proto import messages, wire
 from metalm_proto.batch import Batch, Language, Provenance, digest_of
-from metalm_proto.description import Description, Limits
+from metalm_proto.description import Description, Limits, Reach
 from metalm_proto.errors import CorruptBatch, InvalidArgument, UnknownGenerator
 from metalm_proto.spec import BatchRequest, Spec, Split
 from metalm_proto.v1 import metalm_pb2 as pb
@@ -218,11 +218,12 @@ def test_another_generator_is_unknown() -> None:
     spec=st.none() | specs(),
     version=st.text(max_size=10),
     engine=st.sampled_from(["numba", "numpy"]),
+    reach=st.none() | st.builds(Reach, **dict.fromkeys("VnlL", st.integers(0, 2**63 - 1))),
 )
 def test_a_description_comes_back_from_its_message_and_from_json(
-    limits: Limits | None, spec: Spec | None, version: str, engine: str
+    limits: Limits | None, spec: Spec | None, version: str, engine: str, reach: Reach | None
 ) -> None:
-    described = Description(version=version, engine=engine, limits=limits, spec=spec)
+    described = Description(version=version, engine=engine, limits=limits, spec=spec, reach=reach)
     data = messages.description_to_message(described).SerializeToString()
     message = pb.DescribeResponse.FromString(data)
     assert messages.description_from_message(message, spec) == described

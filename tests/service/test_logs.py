@@ -244,9 +244,12 @@ def test_text_is_names_and_values(text_service: Service) -> None:
     )  # fmt: skip
 
 
-def test_probes_and_scrapes_are_logged_for_debugging_only(text_service: Service) -> None:
+BY_THEMSELVES = ("/healthz", "/readyz", "/metrics", "/", "/page/app.js", "/docs", "/openapi.json")
+
+
+def test_what_comes_by_itself_is_logged_for_debugging_only(text_service: Service) -> None:
     def probe(service: Service) -> None:
-        for path in ("/healthz", "/readyz", "/metrics"):
+        for path in BY_THEMSELVES:
             assert ask_http(service, path, x_request_id="probe-http").status == 200
         with grpc.insecure_channel(service.grpc.removeprefix("grpc://")) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
@@ -259,8 +262,15 @@ def test_probes_and_scrapes_are_logged_for_debugging_only(text_service: Service)
     assert not [line for line in text_service.lines if "probe-" in line]
     with running("--log-level", "debug") as talkative:
         probe(talkative)
-        assert len([line for line in talkative.lines if "probe-http" in line]) == 3
+        assert len([line for line in talkative.lines if "probe-http" in line]) == len(BY_THEMSELVES)
         assert len([line for line in talkative.lines if "probe-grpc" in line]) == 1
+
+
+def test_a_file_that_no_page_has_is_logged(text_service: Service) -> None:
+    ask_http(text_service, "/page/nothing.js", x_request_id="no-file")
+    line = logged(text_service, lambda line: "no-file" in line)
+    assert "method=Page" in line
+    assert "outcome=NO_SUCH_METHOD" in line
 
 
 def test_a_level_hides_what_is_below_it() -> None:

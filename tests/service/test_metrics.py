@@ -197,7 +197,17 @@ def test_whatever_is_asked_the_series_are_few(counted: Service) -> None:
     assert grown(before, after, "metalm_requests_total") == asked + 1
     assert len(after.series) <= 500
     assert len(scrape(counted.http, OPENMETRICS).series) <= 500
-    allowed = {"http", "grpc", "Sample", "StreamBatches", "Describe", "Health", "Metrics", "Other"}
+    allowed = {
+        "http",
+        "grpc",
+        "Sample",
+        "StreamBatches",
+        "Describe",
+        "Health",
+        "Metrics",
+        "Page",
+        "Other",
+    }
     allowed |= {error.reason for error in ERRORS} | {"OK", "CANCELLED", "NO_SUCH_METHOD"}
     for series in after.series:
         chosen = {

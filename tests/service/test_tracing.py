@@ -210,7 +210,7 @@ def test_overload_is_a_fault_and_probes_are_nothing_to_trace() -> None:
             "OTEL_SERVICE_NAME": "named",
         }
         with running("--max-requests", "1", **settings) as service:
-            for path in ("/healthz", "/readyz", "/metrics"):
+            for path in ("/healthz", "/readyz", "/metrics", "/", "/page/app.js"):
                 urllib3.request("GET", service.http + path)
             with opened(service.grpc) as client:
                 stream = client.batches(L=2**14)

@@ -58,6 +58,8 @@ class Evaluator:
         if not isinstance(spec, Spec):
             raise TypeError(f"spec is a {type(spec).__name__}; it must be a Spec")
         self.spec, self.seed, self.split = spec, SEED.check(seed), SPLIT.check(split)
+        if not isinstance(label, str | None):
+            raise InvalidArgument("label", label, "text")
         self.label = label
         self._tally = Tally(spec, QUANTITIES)
         self._exact = 0
@@ -137,6 +139,8 @@ class Evaluator:
             evaluator._exact = int(head["exact"])
             pairs = zip(state["indices"].tolist(), state["sequences"].tolist(), strict=True)
             evaluator._sequences = {index: (mean, last) for index, (mean, last) in pairs}
+            if evaluator.samples != evaluator._tally.samples:
+                raise ValueError(f"{evaluator.samples} indices of {state['samples']} samples")
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidArgument("state", str(error), "what Evaluator.state() gave") from error
         return evaluator
@@ -207,7 +211,8 @@ class Evaluator:
         for row in range(0, len(losses), rows):
             model = losses[row : row + rows].astype(np.float64)
             place = (self.spec, self.seed, self.split, first + row, len(model))
-            found = floors.losses(*place, _FLOORS)
+            doubts = np.zeros(len(model))
+            found = floors.losses(*place, _FLOORS, doubts=doubts)
             quantities: dict[str, NDArray[Any]] = {
                 MODEL: model,
                 **found,
@@ -215,7 +220,7 @@ class Evaluator:
                 OVER_GENIE: model - found["genie"],
             }
             self._tally.add(quantities, floors.targets(*place))
-            self._exact += exact_rows(found)
+            self._exact += int(exact_rows(found, doubts).sum())
             indices = range(first + row, first + row + len(model))
             means = sequence_means(model).T.tolist()
             self._sequences.update(

@@ -21,9 +21,9 @@ class Floors:
 
     `exact_samples`: on so many samples the Bayes floor is known exactly; None where genie and
     greedy were not both asked for. `overall`: each predictor's mean. `tables`: position (one bin a
-    step), segment (128 steps), cumulative (sums up to the end of each segment), exposure, lag,
-    offset, each with a curve a predictor. `document`: the JSON that `write` writes, and that a
-    service answers with.
+    step), segment (128 steps, in sequences of less than 4096 fewer), cumulative (sums up to the end
+    of each segment), exposure, lag, offset, each with a curve a predictor. `document`: the JSON
+    that `write` writes, and that a service answers with.
     """
 
     evaluation_set: EvaluationSet

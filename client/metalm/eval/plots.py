@@ -128,11 +128,18 @@ def _positions(axes: Axes, lines: list[_Line], spec: Any) -> None:
         )
         ends.append((curve.nll_nats[-1], f"published: {curve.model.partition(',')[0]}", colour))
     axes.set_xscale("log", base=2)
-    axes.set_xlabel("position in the sequence, means over 128 tokens")
+    block = _block(lines[0].tables["segment"])
+    means = "" if block == 1 else f", means over {block} tokens"
+    axes.set_xlabel(f"position in the sequence{means}")
     axes.xaxis.set_major_formatter(_plain)
     _finish(axes)
     axes.set_ylabel("NLL, nats per token")
     _label_ends(axes, ends)
+
+
+def _block(segments: Table) -> int:
+    """Tokens of the first segment, and of all others but the last."""
+    return (segments.bins[0]["to"] or 0) - (segments.bins[0]["from"] or 0)
 
 
 def _exposures(axes: Axes, lines: list[_Line]) -> None:

@@ -133,10 +133,10 @@ class Report:
 
     `sha256`: of the samples, see `EvaluationSet.sha256`; `preset`: their name, if they have one.
     `exact_samples`: on so many of them the Bayes floor is known exactly. `last_half`: the loss at
-    the positions from L // 2 on. `tables`: position (one bin a step), segment (128 steps),
-    cumulative (sums up to the end of each segment), exposure, lag, offset. `sequences`: the model's
-    mean loss on each sample, in the order of their index, over all positions and over the last
-    half.
+    the positions from L // 2 on. `tables`: position (one bin a step), segment (128 steps, in
+    sequences of less than 4096 fewer), cumulative (sums up to the end of each segment), exposure,
+    lag, offset. `sequences`: the model's mean loss on each sample, in the order of their index,
+    over all positions and over the last half.
     """
 
     evaluation_set: EvaluationSet

@@ -110,7 +110,7 @@ def _memory(tally: Any, evaluation_set: EvaluationSet, model: Floats) -> Memory:
             for window, name in zip(windows, names, strict=True)
         }
 
-    t95 = tally.estimates("model", "overall").t95
+    t95 = float(tally.estimates("model", "overall").t95[0])
     return effective_memory(model, floors, evaluation_set.spec.L, t95)
 
 
@@ -150,7 +150,7 @@ def curve_table(tally: Any, part: str, names: Sequence[str]) -> Table:
 
 def _curve(estimates: Any, kept: NDArray[np.bool_]) -> Curve:
     means, errors = estimates.mean[kept], estimates.se[kept]
-    return Curve(_numbers(means), _numbers(errors), _numbers(errors * estimates.t95))
+    return Curve(_numbers(means), _numbers(errors), _numbers(errors * estimates.t95[kept]))
 
 
 def _numbers(values: Floats) -> tuple[float | None, ...]:
@@ -162,10 +162,9 @@ def _numbers(values: Floats) -> tuple[float | None, ...]:
 def estimate(tally: Any, name: str, part: str, place: int = 0) -> Estimate:
     found = tally.estimates(name, part)
     se = float(found.se[place])
-    known = not math.isnan(se)
-    return Estimate(
-        float(found.mean[place]), se if known else None, se * found.t95 if known else None
-    )
+    if math.isnan(se):
+        return Estimate(float(found.mean[place]), None, None)
+    return Estimate(float(found.mean[place]), se, se * float(found.t95[place]))
 
 
 def _excess(tally: Any, part: str) -> Excess:

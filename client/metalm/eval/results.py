@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,20 @@ from metalm_proto.spec import FIRST, SPEC_FIELDS, Spec, Split
 
 _ARRAYS = ("log_probs", "logits")
 _BYTES_AT_A_TIME = 2**26
+_MOST_TEXT = 2**20
+"""Bytes of a spec or a label: a few kilobytes of a file may stand for gigabytes of them."""
+
+# What damage, a compression or a cipher that there is not, or JSON of great depth become.
+_UNREADABLE = (
+    KeyError,
+    ValueError,
+    TypeError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +72,7 @@ def evaluator_of(
             evaluator, first = _begun(stream, preset, label)
             for row, values in _rows(archive):
                 evaluator.update(first + row, values)
-        except (KeyError, ValueError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        except _UNREADABLE as error:
             bound = f"an npz file of predictions ({type(error).__name__}: {error})"
             raise InvalidArgument("results", str(path), bound) from error
     if preset is not None and (found := evaluator.samples) != preset.evaluation_set.samples:
@@ -112,7 +127,10 @@ def _scalar(archive: zipfile.ZipFile, name: str) -> Any:
     if f"{name}.npy" not in archive.namelist():
         return None
     with archive.open(f"{name}.npy") as member:
-        return np.lib.format.read_array(member, allow_pickle=False).reshape(()).item()
+        shape, _, dtype = _described(member)
+        if int(np.prod(shape)) != 1 or dtype.hasobject or dtype.itemsize > _MOST_TEXT:
+            raise InvalidArgument(name, f"{dtype} of shape {shape}", "a single value or text")
+        return np.frombuffer(member.read(dtype.itemsize), dtype)[0].item()
 
 
 def _rows(archive: zipfile.ZipFile) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -130,7 +148,8 @@ def _rows(archive: zipfile.ZipFile) -> Iterator[tuple[int, NDArray[Any]]]:
             yield row, np.frombuffer(piece, dtype).reshape(count, *shape[1:])
 
 
-def _header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _described(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether it is in Fortran order, and type: what stands before an array."""
     version = np.lib.format.read_magic(member)
     read = (
         np.lib.format.read_array_header_1_0
@@ -138,6 +157,11 @@ def _header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any
         else np.lib.format.read_array_header_2_0
     )
     shape, fortran, dtype = read(member)
+    return shape, fortran, dtype
+
+
+def _header(member: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    shape, fortran, dtype = _described(member)
     if fortran or dtype.kind != "f" or len(shape) != {"log_probs": 2, "logits": 3}[name]:
         order = "Fortran" if fortran else "C"
         bound = "floats [N, L], or [N, L, V + 2] for logits, in C order"

@@ -142,8 +142,11 @@ def _bracket(report: Report) -> str:
 
 def _exactness(exact: int, samples: int) -> str:
     if exact == samples:
-        return "exact on every sequence (greedy = genie)"
-    return f"exact on {exact} of {samples} sequences; elsewhere it lies between genie and greedy"
+        return "exact on every sequence (greedy = genie, without a doubt)"
+    return (
+        f"exact on {exact} of {samples} sequences; elsewhere it lies, on average, between genie "
+        "and greedy"
+    )
 
 
 def _by_position(

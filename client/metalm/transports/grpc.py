@@ -19,6 +19,7 @@ from grpc_status import rpc_status
 from metalm.credentials import NOBODY, Credentials, Renewed
 from metalm.transports import tls
 from metalm.transports.base import CONNECT_S, BatchStream
+from metalm.transports.memory import Memory
 from metalm_proto import errors, messages, wire
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
@@ -83,6 +84,7 @@ class GrpcTransport:
 
         self._certificates = Renewed(credentials, certificates)
         self._new_connection = partial(_Connection, place, options)
+        self._memory = Memory()
         self._lock = threading.Lock()
         self._connection = self._new_connection(self._certificates.current())
 
@@ -96,7 +98,7 @@ class GrpcTransport:
             watch.begin(connection.stream_batches(question, metadata=self._metadata()))
             try:
                 while (data := watch.next()) is not None:
-                    yield wire.batch_from_response(data)
+                    yield self._decoded(data)
             finally:
                 watch.stop()
 
@@ -110,6 +112,12 @@ class GrpcTransport:
 
     def close(self) -> None:
         self._connection.channel.close()
+        self._memory.close()
+
+    def _decoded(self, data: bytes) -> Batch:
+        message = self._memory.take(len(data))
+        message[:] = data
+        return wire.batch_from_response(message)
 
     def _metadata(self) -> tuple[tuple[str, str], ...]:
         """Raises Unauthenticated."""

@@ -10,13 +10,13 @@ from contextlib import contextmanager, suppress
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-import numpy as np
 import urllib3
 from urllib3 import exceptions
 
 from metalm.credentials import NOBODY, Credentials, Renewed
 from metalm.transports import tls
 from metalm.transports.base import CONNECT_S, BatchStream
+from metalm.transports.memory import Memory
 from metalm_proto import query, wire
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
@@ -77,6 +77,7 @@ class HttpTransport:
             return urllib3.PoolManager(maxsize=8, retries=False, **secured)
 
         self._pool = Renewed(credentials, pool)
+        self._memory = Memory()
         self._damaged: tuple[BatchRequest, ...] = ()
         self._base = self._url
         if address:
@@ -95,7 +96,7 @@ class HttpTransport:
         anew = request in self._damaged
         with self._get("/batches", pairs, wire.STREAM_MEDIA_TYPE, self._timeout_s, anew) as answer:
             reading.begin(answer)
-            messages = _Messages(answer, _most_bytes(request, answer))
+            messages = _Messages(answer, _most_bytes(request, answer), self._memory)
             try:
                 for _ in request.ranges():
                     yield wire.decode_batch(messages.read())
@@ -122,6 +123,7 @@ class HttpTransport:
 
     def close(self) -> None:
         self._pool.current().clear()
+        self._memory.close()
 
     @contextmanager
     def _get(
@@ -244,14 +246,15 @@ def _most_bytes(request: BatchRequest, answer: urllib3.HTTPResponse) -> int:
 class _Messages:
     """The length-delimited messages of an answer, of `most_bytes` bytes all together at most."""
 
-    def __init__(self, answer: urllib3.HTTPResponse, most_bytes: int) -> None:
+    def __init__(self, answer: urllib3.HTTPResponse, most_bytes: int, memory: Memory) -> None:
         self._most_bytes = most_bytes
+        self._memory = memory
         # Otherwise it would count as closed, and refuse to be read, at its last byte.
         answer.auto_close = False
         self._stream = io.BufferedReader(answer, 2**16)
 
     def read(self) -> memoryview:
-        """The next message, in memory of its own that batches may keep."""
+        """The next message, in memory that is its own as long as anything views it."""
         head = self._stream.read(_HEAD)
         length, begin = wire.read_varint(head, 0)
         rest = head[begin:]
@@ -260,7 +263,7 @@ class _Messages:
                 f"a batch of {length} bytes was announced; {self._most_bytes} at most are to come"
             )
         self._most_bytes -= length
-        message = np.empty(length, np.uint8).data
+        message = self._memory.take(length)
         message[: len(rest)] = rest
         if self._stream.readinto(message[len(rest) :]) < length - len(rest):
             raise Unavailable("the connection was closed in the middle of an answer")

@@ -115,18 +115,20 @@ class DescribeRequest(_message.Message):
     def __init__(self, spec: _Optional[_Union[Spec, _Mapping]] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("generators", "limits", "version", "engine", "token_ids")
+    __slots__ = ("generators", "limits", "version", "engine", "token_ids", "reach")
     GENERATORS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    REACH_FIELD_NUMBER: _ClassVar[int]
     generators: _containers.RepeatedScalarFieldContainer[str]
     limits: Limits
     version: str
     engine: str
     token_ids: TokenIds
-    def __init__(self, generators: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ..., engine: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ...) -> None: ...
+    reach: Reach
+    def __init__(self, generators: _Optional[_Iterable[str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., version: _Optional[str] = ..., engine: _Optional[str] = ..., token_ids: _Optional[_Union[TokenIds, _Mapping]] = ..., reach: _Optional[_Union[Reach, _Mapping]] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_message_bytes", "max_request_samples", "max_inflight_bytes", "max_request_cpu_s")
@@ -139,6 +141,18 @@ class Limits(_message.Message):
     max_inflight_bytes: int
     max_request_cpu_s: int
     def __init__(self, max_message_bytes: _Optional[int] = ..., max_request_samples: _Optional[int] = ..., max_inflight_bytes: _Optional[int] = ..., max_request_cpu_s: _Optional[int] = ...) -> None: ...
+
+class Reach(_message.Message):
+    __slots__ = ("vocab_size", "elements_number", "elements_length", "sequence_length")
+    VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ELEMENTS_NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ELEMENTS_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    vocab_size: int
+    elements_number: int
+    elements_length: int
+    sequence_length: int
+    def __init__(self, vocab_size: _Optional[int] = ..., elements_number: _Optional[int] = ..., elements_length: _Optional[int] = ..., sequence_length: _Optional[int] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("mask", "separator", "vocabulary", "dtype")

@@ -60,7 +60,7 @@ class MetaLMServiceServicer(object):
 
     def Describe(self, request, context):
         """What this server offers and allows; with a spec, the token ids that belong
-        to it.
+        to it and how far its parameters may go.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

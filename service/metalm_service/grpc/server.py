@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from concurrent.futures import Executor
 from typing import Any, TypeVar
 
 import grpc
@@ -18,7 +17,6 @@ from metalm_proto import errors, messages, wire
 from metalm_proto.batch import Batch
 from metalm_proto.spec import BatchRequest
 from metalm_proto.v1 import metalm_pb2 as pb
-from metalm_service.ahead import Ahead
 from metalm_service.calls import SERVICE, Calls
 from metalm_service.config import ServerConfig
 from metalm_service.grpc.arrivals import ArrivalsInterceptor
@@ -27,6 +25,7 @@ from metalm_service.grpc.guard import Guard
 from metalm_service.grpc.probes import Health
 from metalm_service.grpc.stalls import StallWatch
 from metalm_service.grpc.status import abort
+from metalm_service.grpc.stream import Stream
 from metalm_service.handler import Handler
 from metalm_service.tls import Certificates
 from metalm_service.tokens import Tokens
@@ -56,9 +55,8 @@ M = TypeVar("M", bound=Message)
 
 
 class _Servicer:
-    def __init__(self, handler: Handler, executor: Executor, stalls: StallWatch) -> None:
+    def __init__(self, handler: Handler, stalls: StallWatch) -> None:
         self._handler = handler
-        self._executor = executor
         self._stalls = stalls
 
     def describe(self, data: bytes, context: CallContext) -> pb.DescribeResponse:
@@ -83,10 +81,10 @@ class _Servicer:
     def _answers(self, context: CallContext, asked: Callable[[], BatchRequest]) -> Iterator[bytes]:
         try:
             admission = self._handler.admit(context.call, asked())
-            stream = Ahead(admission, _encode, self._executor, context.is_active)
+            stream = Stream(admission, _encode, context.is_active)
             _at_the_end_of(context, stream.close)
             with self._stalls.reader(context) as reader:
-                for answer in context.call.sent(iter(stream.following, None)):
+                for answer in context.call.sent(stream):
                     reader.given(len(answer))
                     yield answer
                     reader.taken()
@@ -106,7 +104,6 @@ class GrpcServer:
     def __init__(
         self,
         handler: Handler,
-        executor: Executor,
         calls: Calls,
         tokens: Tokens,
         certificates: Certificates | None,
@@ -131,7 +128,7 @@ class GrpcServer:
             options=_options(config, threads),
         )
         logging.getLogger("grpc._cython.cygrpc").addFilter(_worth_a_line)
-        servicer = _Servicer(handler, executor, self._stalls)
+        servicer = _Servicer(handler, self._stalls)
         # Not the generated servicer: it would serialise every batch once more, and call a message
         # that cannot be parsed a defect of the service.
         methods: dict[str, Any] = {

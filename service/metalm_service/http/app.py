@@ -11,12 +11,12 @@ from fastapi import FastAPI, Request, Response
 
 from metalm_proto import errors, query
 from metalm_proto.spec import BatchRequest
-from metalm_service.ahead import Ahead
 from metalm_service.calls import Call, Calls
 from metalm_service.floors.desk import FloorsDesk
 from metalm_service.handler import VERSION, CallerGoneError, Handler
 from metalm_service.http import openapi
 from metalm_service.http.admin import add_probes, now
+from metalm_service.http.ahead import Ahead
 from metalm_service.http.calls import CallsMiddleware
 from metalm_service.http.docs import add_docs
 from metalm_service.http.floors import add_floors

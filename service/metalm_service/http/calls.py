@@ -13,6 +13,7 @@ from metalm_service.calls import (
     METRICS,
     NO_SUCH_METHOD,
     OTHER,
+    PAGE,
     REQUEST_ID,
     Call,
     Calls,
@@ -29,6 +30,8 @@ _METHODS = {
     "/readyz": HEALTH,
     "/metrics": METRICS,
 }
+_PAGES = {"/", "/docs", "/openapi.json"}
+_BELOW_PAGES = ("/page/", "/docs/")
 # Of several errors with one status the first, which is the general one.
 _OUTCOMES = {error.http_status: error.reason for error in reversed(ERRORS)} | {
     404: NO_SUCH_METHOD,
@@ -65,11 +68,16 @@ class CallsMiddleware:
         }
         return self._calls.begin(
             "http",
-            _METHODS.get(path, OTHER),
+            _method(path),
             client_of(client[0] if client else ""),
             Headers(scope=scope),
             attributes,
         )
+
+
+def _method(path: str) -> str:
+    page = path in _PAGES or path.startswith(_BELOW_PAGES)
+    return _METHODS.get(path, PAGE if page else OTHER)
 
 
 class _Answer:

@@ -10,7 +10,7 @@ from fastapi import Request
 from metalm_proto import errors, formats, wire
 from metalm_proto.batch import Batch
 from metalm_proto.spec import BatchRequest
-from metalm_service.handler import PLAIN, Encoding
+from metalm_service.limits import PLAIN, Encoding
 
 Pairs = list[tuple[str, str]]
 
@@ -26,6 +26,18 @@ class Format:
     tells_provenance: bool = True
     # Bytes of the whole answer, where they are known before it is generated.
     length: Callable[[BatchRequest], int | None] = lambda request: None
+
+
+_IN_ONE_BYTES = 2**20
+
+
+def _in_one(buffers: list[wire.Buffer]) -> list[wire.Buffer]:
+    """The same bytes in one buffer, where they are not too many.
+
+    Each buffer is a write to the connection and wakes its reader, which costs more than copying
+    this much; a copy of far more would keep the interpreter from all others meanwhile.
+    """
+    return [b"".join(buffers)] if sum(map(len, buffers)) <= _IN_ONE_BYTES else buffers
 
 
 # Lists of Python's integers and strings are large.
@@ -52,13 +64,13 @@ SAMPLE_FORMATS = (
         Encoding(bytes_a_byte=2, ns_a_token=10),
         tells_provenance=False,
     ),
-    Format("protobuf", wire.MEDIA_TYPE, wire.encode_batch),
+    Format("protobuf", wire.MEDIA_TYPE, lambda batch: _in_one(wire.encode_batch(batch))),
 )
 BATCHES_FORMATS = (
     Format(
         "protobuf",
         wire.STREAM_MEDIA_TYPE,
-        lambda batch: wire.length_prefixed(wire.encode_batch(batch)),
+        lambda batch: _in_one(wire.length_prefixed(wire.encode_batch(batch))),
         length=wire.encoded_length,
     ),
     Format(

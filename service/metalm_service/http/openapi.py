@@ -70,7 +70,9 @@ _DESCRIPTION = _object(
     engine={"enum": ["numba", "numpy"]},
     limits={"type": "object", "additionalProperties": _COUNT},
 )
-_DESCRIPTION["properties"]["ids"] = _IDS  # of a spec, where one is asked about
+# Of a spec, where one is asked about.
+_DESCRIPTION["properties"]["ids"] = _IDS
+_DESCRIPTION["properties"]["reach"] = _object(V=_COUNT, n=_COUNT, l=_COUNT, L=_COUNT)
 _VERSION = ("version", "generators", "engine")
 _PROBLEM = _object(
     title=_TEXT, status={"type": "integer", "minimum": 400}, detail=_TEXT, reason=_TEXT
@@ -118,8 +120,8 @@ def floors() -> dict[str, Any]:
         "summary": "How well a model can do at best",
         "description": "Mean losses, in nats per predicted token, of the best possible predictors "
         "and of simple ones on some samples of a stream: overall, along the sequence, by exposure, "
-        "by lag, by offset. `genie` and `greedy` enclose the Bayes learner; where both are the "
-        "same on every sample, the floor is exact.",
+        "by lag, by offset. `genie` and `greedy` enclose the Bayes learner on average; "
+        "`exact_samples` says on how many samples they are the Bayes learner itself.",
         "responses": {200: _json("The floors", schema), **_error_responses(400, 503)},
         "openapi_extra": {"parameters": [*map(_parameter, query.FLOORS_QUERY)]},
     }
@@ -127,7 +129,9 @@ def floors() -> dict[str, Any]:
 
 def describe() -> dict[str, Any]:
     return {
-        "summary": "Generators, limits, version; with a spec, its token ids",
+        "summary": "Generators, limits, version; with a spec, its token ids and its reach",
+        "description": "The reach of a spec: how far V, n, l and L may go each on this server, the "
+        "others as asked; the largest value of which it gives one sample with its provenance.",
         "openapi_extra": {"parameters": [_parameter(field) for field in SPEC_FIELDS]},
         "responses": {200: _json("What is offered", _DESCRIPTION), **_error_responses(400)},
     }

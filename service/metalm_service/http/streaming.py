@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 
 from metalm_proto import wire
 from metalm_proto.errors import Draining
-from metalm_service.ahead import Ahead
 from metalm_service.handler import CallerGoneError
+from metalm_service.http.ahead import Ahead
 
 _log = logging.getLogger(__name__)
 

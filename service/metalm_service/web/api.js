@@ -12,7 +12,10 @@ export function hasToken() {
 
 // Beside the page, wherever a proxy has put it.
 export function urlOf(path) {
-  return new URL(path, new URL(".", document.baseURI)).href;
+  const beside = new URL(".", document.baseURI);
+  // The browser has them already: fetch refuses an address with them, and no line is to show them.
+  beside.username = beside.password = "";
+  return new URL(path, beside).href;
 }
 
 // An answer that is none: the service's own words (RFC 9457), or that there was none.

@@ -4,18 +4,21 @@ import { ask, Problem, useToken } from "./api.js";
 import { decode } from "./batch.js";
 import { Chart } from "./chart.js";
 import { Elements } from "./elements.js";
-import { curvesOf, fetchFloors, question } from "./floors.js";
+import { curvesOf, fetchFloors, question, summary } from "./floors.js";
 import { defaultsOf, Knobs } from "./knobs.js";
 import { Live } from "./live.js";
 import { dark } from "./palette.js";
-import { KEPT, MASKED, Sequence } from "./sample.js";
+import { Reach, REACHING } from "./reach.js";
+import { chosen, facts, Sequence } from "./sample.js";
 import { offer, showSnippets } from "./snippets.js";
 import { begin, defaults, query, read, written } from "./state.js";
 import { Strip } from "./strip.js";
 
 const SOON_MS = 25; // between two questions while a knob is turned
-const FLOORS_MS = 350; // of rest before floors are asked for
+const REST_MS = 350; // before floors are asked for
+const LONG_MS = 4000; // for floors
 const LONGEST_WAIT_S = 5;
+const LONG_WORDS = "computing… The first floors after the service's start take longest: what computes them may have to be compiled.";
 const MAY_BE_EMPTY = new Set(["language", "element", "ladder"]);
 
 const $ = (id) => document.getElementById(id);
@@ -26,12 +29,19 @@ class Page {
     this.knobs = new Knobs($("knobs"), (changes, done) => this.turn(changes, done));
     this.strip = new Strip({ strip: $("strip"), card: $("card"), seen: $("seen") });
     this.elements = new Elements({ list: $("elements"), spoken: $("spoken") }, (element) => this.turn({ element }, true));
+    this.reach = new Reach((most) => {
+      this.knobs.reach(most);
+      this.knobs.show(this.state);
+    });
     this.chart = new Chart({ chart: $("chart"), list: $("curves"), table: $("figures") });
     for (const input of document.querySelectorAll("main > section input")) {
       input.addEventListener("change", () => this.turn({ [input.name]: input.checked ? input.value : "" }, true));
     }
-    addEventListener("popstate", () => this.go(read(location.search)));
-    dark.addEventListener("change", () => this.batch && this.elements.show(this.batch, this.state.element));
+    addEventListener("popstate", () => {
+      this.turned = "";
+      this.go(read(location.search));
+    });
+    dark.addEventListener("change", () => this.show());
     $("entry").addEventListener("submit", (event) => {
       event.preventDefault();
       useToken($("token").value);
@@ -46,7 +56,9 @@ class Page {
   // Somebody turns a knob: one step back for each that was let go.
   turn(changes, done) {
     const state = { ...this.state, ...changes };
-    for (const name of Object.keys(changes)) {
+    const names = Object.keys(changes);
+    this.turned = names.length === 1 ? names[0] : "";
+    for (const name of names) {
       if (state[name] !== "" || MAY_BE_EMPTY.has(name)) continue;
       // Somebody is about to write something else there.
       if (!done) return;
@@ -103,6 +115,7 @@ class Page {
       this.knobs.content();
       this.well();
       this.show();
+      this.reach.want(this.state);
     } catch (error) {
       if (error.name !== "AbortError") this.fail(error);
     }
@@ -110,12 +123,14 @@ class Page {
 
   show() {
     if (!this.batch || String(query(this.fetched)) !== String(query(this.state))) return;
-    const { show, view, cells, element } = this.state;
+    const { show, view, cells } = this.state;
+    const element = chosen(this.batch, this.state.element);
     if (this.sequence?.batch !== this.batch || this.sequence.show !== show) {
       this.sequence = new Sequence(this.batch, show);
     }
     this.strip.show(this.sequence, view, cells, element);
     this.elements.show(this.batch, element);
+    $("sample").classList.toggle("dots", cells === "dots");
     $("facts").textContent = facts(this.batch, this.sequence);
     showSnippets($("snippets"), this.fetched);
     offer(document.querySelectorAll("[data-format]"), this.fetched, (problem) => this.tell(problem.message));
@@ -136,22 +151,27 @@ class Page {
     this.floors = null;
     $("floors-state").textContent = "computing…";
     $("floors").setAttribute("aria-busy", "true");
-    this.rest = setTimeout(() => this.fetchFloors(), FLOORS_MS);
+    this.rest = setTimeout(() => this.fetchFloors(), REST_MS);
   }
 
   async fetchFloors() {
     // What is no sample has no floors: that was said already.
     if (this.refused) return void ($("floors-state").textContent = "");
     const { signal } = (this.floorsOutdated = new AbortController());
+    clearTimeout(this.patient);
+    this.patient = setTimeout(() => ($("floors-state").textContent = LONG_WORDS), LONG_MS);
+    signal.addEventListener("abort", () => clearTimeout(this.patient));
     try {
       this.floors = await fetchFloors(this.askedFloors, Number(this.state.L), signal);
+      clearTimeout(this.patient);
       await this.showFloors();
     } catch (error) {
       if (error.name === "AbortError") return;
+      clearTimeout(this.patient);
       $("floors-state").textContent = `no floors: ${error.message}`;
       if (error instanceof Problem && error.status === 0) this.away = true;
       if (error instanceof Problem && error.status === 503) {
-        this.rest = setTimeout(() => this.fetchFloors(), 1000 * Math.max(2, error.retryAfterS));
+        this.rest = this.later(() => this.fetchFloors(), Math.max(2, error.retryAfterS));
       }
     }
     $("floors").setAttribute("aria-busy", "false");
@@ -173,13 +193,21 @@ class Page {
     if (error.status === 401) return this.enter(error.message);
     if (!error.passes) {
       this.refuse(true);
-      if (!this.knobs.complain(error.field, error.message)) this.tell(error.message);
+      // It may be for this service alone that it is too much, and then several knobs make it so.
+      const large = error.reason === "LIMIT_EXCEEDED" ? (REACHING.includes(this.turned) ? this.turned : "L") : undefined;
+      if (large) this.reach.want(this.state);
+      if (!this.knobs.complain(error.field, error.message, large)) this.tell(error.message);
       return;
     }
     this.away = true;
     this.patience = Math.min(LONGEST_WAIT_S, Math.max(error.retryAfterS, 2 * (this.patience ?? 0.25)));
     this.tell(`${error.message}; it is asked again`);
-    this.soon = setTimeout(() => this.fetch(), 1000 * this.patience);
+    this.soon = this.later(() => this.fetch(), this.patience);
+  }
+
+  // Where nobody looks nobody is asked, but when somebody does.
+  later(ask, seconds) {
+    return setTimeout(() => (document.hidden ? (this.away = true) : ask()), 1000 * seconds);
   }
 
   well() {
@@ -213,26 +241,6 @@ class Page {
 function drawn() {
   const [high, low] = crypto.getRandomValues(new Uint32Array(2));
   return String((high & 0x1fffff) * 2 ** 32 + low);
-}
-
-function facts(batch, sequence) {
-  const count = batch.corruption.reduce((sum, noise) => sum + (noise !== KEPT), 0);
-  const masked = batch.corruption.reduce((sum, noise) => sum + (noise === MASKED), 0);
-  const share = (part) => `${((100 * part) / batch.x.length).toFixed(1)} %`;
-  return [
-    `${batch.x.length.toLocaleString("en")} tokens`,
-    `${sequence.starts.length.toLocaleString("en")} repetitions`,
-    `${share(count - masked)} replaced, ${share(masked)} masked`,
-    `digest ${batch.digest}`,
-  ].join(" · ");
-}
-
-function summary({ exact, told }) {
-  const tail = (name) => told.predictors[name]?.plateau.mean[0]?.toFixed(2);
-  const [low, high] = [tail("genie"), tail("greedy")];
-  const bayes = low === high ? high : `${low} to ${high}`;
-  const sure = exact ? "exact" : `exact on ${told.exact_samples} of ${told.samples} samples`;
-  return `${bayes} nats a token for the best possible learner in the second half (${sure}), ${tail("known")} for one who knows the language`;
 }
 
 new Page();

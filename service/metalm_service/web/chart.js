@@ -3,6 +3,8 @@
 
 const NS = "http://www.w3.org/2000/svg";
 const MARGIN = { left: 40, right: 14, top: 26, bottom: 36 };
+const STEPS = [0.5, 1, 2, 5, 10]; // nats; no loss of a guess among 2^31 is above 25
+const MOST_LINES = 6;
 const UNITS = { position: "position in the sequence", exposure: "times the element was heard before" };
 
 export class Chart {
@@ -58,7 +60,7 @@ export class Chart {
 
   axes(width, height, begin, end, top, by) {
     const axes = made("g", { class: "axes" });
-    const step = top > 3 ? 1 : 0.5;
+    const step = STEPS.find((step) => top / step <= MOST_LINES);
     for (let value = 0; value <= top + 1e-9; value += step) {
       const y = this.y(value);
       axes.append(made("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: y, y2: y }));
@@ -125,16 +127,22 @@ export class Chart {
       this.values[each].textContent = value == null ? "–" : value.toFixed(3);
     });
     this.list.dataset.of = bin ? `${by} ${bin.text}` : "second half";
+    this.chart.setAttribute("aria-valuetext", this.told(bin, place));
     this.cross?.replaceChildren();
     if (!bin || !this.cross) return;
     const x = this.x(bin.x);
     this.cross.append(made("line", { x1: x, x2: x, y1: MARGIN.top, y2: this.y(0) }));
+    this.chart.setAttribute("aria-valuenow", place);
+  }
+
+  // In words; without a bin the means over the second half.
+  told(bin, place) {
+    const { curves, by } = this.drawn;
     const told = curves
-      .map((curve) => [curve.name, curve.values[place]])
+      .map((curve) => [curve.name, bin ? curve.values[place] : curve.tail])
       .filter(([, value]) => value != null)
       .map(([name, value]) => `${name} ${value.toFixed(2)}`);
-    this.chart.setAttribute("aria-valuenow", place);
-    this.chart.setAttribute("aria-valuetext", `${by} ${bin.text}: ${told.join(", ")}`);
+    return `${bin ? `${by} ${bin.text}` : "second half"}: ${told.join(", ")}`;
   }
 
   point(event) {

@@ -1,6 +1,7 @@
 // The language: its elements, each of which shows where it is spoken.
 
 import { strong } from "./palette.js";
+import { counted } from "./sample.js";
 
 const AT_A_TIME = 60;
 const FEW = 48; // tokens of an element that are shown
@@ -24,15 +25,26 @@ export class Elements {
     Object.assign(this, { batch, chosen });
     const { lengths, tokens } = batch;
     const heard = this.times.reduce((count, times) => count + (times > 0), 0);
-    this.spoken.textContent = `${lengths.length} elements, ${heard} of them spoken here`;
+    this.spoken.textContent = `${counted(lengths.length, "element")}, ${heard} of them spoken here`;
     const items = [];
+    const sought = chosen === "" ? -1 : Number(chosen);
     let start = 0;
-    for (let element = 0; element < Math.min(lengths.length, this.many); element++) {
-      const own = tokens.subarray(start, (start += lengths[element]));
-      items.push(this.item(element, own));
-    }
+    lengths.forEach((length, element) => {
+      // However far down it is, who has chosen it must find it.
+      if (element < this.many || element === sought) {
+        items.push(this.item(element, tokens.subarray(start, start + length)));
+      }
+      start += length;
+    });
     if (lengths.length > this.many) items.push(more(lengths.length - this.many));
+    this.replace(items);
+  }
+
+  // Whoever has the keyboard on one of them has it on what comes in its place.
+  replace(items) {
+    const place = [...this.list.children].indexOf(document.activeElement?.closest("li"));
     this.list.replaceChildren(...items);
+    this.list.children[place]?.firstChild.focus({ preventScroll: true });
   }
 
   item(element, own) {

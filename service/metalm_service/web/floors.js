@@ -7,6 +7,7 @@ const FLOORS_L = 2048; // up to here the curve by position is drawn from single 
 const TOKENS = 2 ** 18; // that the means are taken of, for long samples
 const MOST_SAMPLES = 64;
 const FEWEST_TOKENS = 64; // in a bin, for a mean to be drawn
+const MOST_SEGMENTS = 32; // that are drawn one by one: as many as published curves have
 const LADDER = { uniform: "uniform", suffix: "suffix match", "last-copy": "last copy", vote: "vote of copies" };
 
 let published;
@@ -58,6 +59,14 @@ function order(names, exact) {
   return names.filter((name) => !(exact && name === "genie")).sort((one, other) => place(one) - place(other));
 }
 
+export function summary({ exact, told }) {
+  const tail = (name) => told.predictors[name]?.plateau.mean[0]?.toFixed(2);
+  const [low, high] = [tail("genie"), tail("greedy")];
+  const bayes = low === high ? high : `${low} to ${high}`;
+  const sure = exact ? "exact" : `exact on ${told.exact_samples} of ${told.samples} samples`;
+  return `${bayes} nats a token for the best possible learner in the second half (${sure}), ${tail("known")} for one who knows the language`;
+}
+
 function titled(name, exact) {
   if (name === "greedy") return { name: exact ? "Bayes learner (exact)" : "Bayes learner, at most", kind: "bayes" };
   if (name === "genie") return { name: "Bayes learner, at least", kind: "genie" };
@@ -75,16 +84,25 @@ function windowOf(name) {
 
 function positions(told) {
   const single = Object.values(told.predictors)[0].position;
-  if (!single) {
-    const all = told.bins.segment.map(({ from, to }) => ({ from, to, x: (from + to + 1) / 2, text: range(from + 1, to) }));
-    return { all, mean: (predictor) => predictor.segment.mean };
-  }
-  const edges = octaves(told.spec.L);
-  const all = edges.slice(1).map((to, place) => {
-    const from = edges[place];
+  if (!single) return segments(told.bins.segment);
+  const all = pairs(octaves(told.spec.L)).map(([from, to]) => {
     return { from, to, x: Math.sqrt((from + 1) * to), text: range(from + 1, to) };
   });
   return { all, mean: ({ position }) => all.map(({ from, to }) => average(position.mean, from, to)) };
+}
+
+// Where there are many, those of a quarter of an octave together: there is no room for each, and of
+// few samples they are noise.
+function segments(bins) {
+  const groups = bins.length <= MOST_SEGMENTS ? bins.map((_, place) => [place, place + 1]) : pairs(octaves(bins.length));
+  const all = groups.map(([first, beyond]) => {
+    const [from, to] = [bins[first].from, bins[beyond - 1].to];
+    const x = beyond - first === 1 ? (from + to + 1) / 2 : Math.sqrt((from + 1) * to);
+    return { from, to, x, text: range(from + 1, to) };
+  });
+  const sizes = bins.map(({ from, to }) => to - from);
+  const mean = ({ segment }) => groups.map(([first, beyond]) => average(segment.mean, first, beyond, sizes));
+  return { all, mean };
 }
 
 function exposures(told) {
@@ -108,10 +126,19 @@ function octaves(length) {
   return edges;
 }
 
-function average(values, from, to) {
-  let sum = 0;
-  for (let t = from; t < to; t++) sum += values[t];
-  return sum / (to - from);
+function pairs(edges) {
+  return edges.slice(1).map((to, place) => [edges[place], to]);
+}
+
+// With sizes, of that many tokens each.
+function average(values, from, to, sizes) {
+  let [sum, all] = [0, 0];
+  for (let t = from; t < to; t++) {
+    const size = sizes?.[t] ?? 1;
+    sum += values[t] * size;
+    all += size;
+  }
+  return sum / all;
 }
 
 function range(first, last) {

@@ -20,12 +20,12 @@ export class Knobs {
     form.addEventListener("input", (event) => this.take(event.target, false));
     form.addEventListener("change", (event) => this.take(event.target, true));
     form.addEventListener("click", (event) => this.step(event.target.closest("[data-step]")));
-    const unfold = form.querySelector("#unfold");
-    unfold.addEventListener("click", () => {
-      const open = unfold.getAttribute("aria-expanded") !== "true";
-      unfold.setAttribute("aria-expanded", open);
-      form.classList.toggle("open", open);
-    });
+    form.querySelector("#unfold").addEventListener("click", () => this.unfold(!form.classList.contains("open")));
+  }
+
+  unfold(open) {
+    this.form.querySelector("#unfold").setAttribute("aria-expanded", open);
+    this.form.classList.toggle("open", open);
   }
 
   take(input, done) {
@@ -64,18 +64,36 @@ export class Knobs {
     this.form.querySelector("#unfold").textContent = named;
   }
 
+  // How far knobs go on this service, by name; 0 where nothing would do, as another goes too far.
+  reach(most) {
+    for (const [name, value] of Object.entries(most)) {
+      const knob = this.fields.get(name);
+      const note = knob.querySelector(".note");
+      note.dataset.ever ??= note.dataset.bound;
+      const ever = note.dataset.ever.split(" ").at(-1);
+      const less = value > 0 && value < Number(ever);
+      note.dataset.bound = less ? `${note.dataset.ever.slice(0, -ever.length)}${value} on this server` : note.dataset.ever;
+      if (!knob.classList.contains("wrong")) note.textContent = note.dataset.bound;
+      const { dataset } = knob.querySelector("[type=range]");
+      dataset.whole ??= dataset.scale;
+      const [scale, low, high] = dataset.whole.split(" ");
+      dataset.scale = less && value > low ? `${scale} ${low} ${Math.min(high, value)}` : dataset.whole;
+    }
+  }
+
   // `field` as the service names it: "vocab_size (V)", "L"; what is of no knob is not said here.
-  complain(field, words) {
-    const name = /\((\w+)\)/.exec(field)?.[1] ?? field;
-    // A page has one sample: what is too large of it is its length.
-    const knob = this.fields.get({ samples: "L", batch_size: "L" }[name] ?? name);
+  // `large`: the knob that has made too much of it, where something is too much for the service.
+  complain(field, words, large) {
+    const knob = this.fields.get(large ?? /\((\w+)\)/.exec(field)?.[1] ?? field);
     if (!knob) return false;
     const note = knob.querySelector(".note");
-    note.textContent = words;
     note.setAttribute("role", "alert");
+    note.textContent = words;
     knob.classList.add("wrong");
     for (const input of knob.querySelectorAll("input")) input.setAttribute("aria-invalid", "true");
     this.form.classList.add("refused");
+    // On a small screen they may all be folded away.
+    if (knob.offsetParent === null) this.unfold(true);
     return true;
   }
 

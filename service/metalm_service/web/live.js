@@ -2,14 +2,16 @@
 
 import { ask, Problem } from "./api.js";
 
-const EVERY_MS = 2000;
+const EVERY_MS = 750; // so that it is never a second behind
+const READINGS = 4; // that a rate is taken over
 
 export class Live {
   // `seen(there)`: whether the service answered.
   constructor(foot, seen) {
     this.foot = foot;
     this.seen = seen;
-    this.before = null;
+    this.readings = [];
+    this.own = foot.querySelector("#version").textContent;
     document.addEventListener("visibilitychange", () => document.hidden || this.look());
     this.look();
   }
@@ -30,9 +32,11 @@ export class Live {
   }
 
   show(now) {
-    const seconds = this.before ? (now.at - this.before.at) / 1000 : 0;
-    const rate = seconds > 0 ? Math.max(0, now.tokens - this.before.tokens) / seconds : null;
-    this.before = now;
+    const [before] = (this.readings = [...this.readings, now].slice(-READINGS));
+    const seconds = (now.at - before.at) / 1000;
+    const rate = seconds > 0 ? Math.max(0, now.tokens - before.tokens) / seconds : null;
+    // A page of another version would ask in words of its own.
+    this.foot.querySelector("#renew").hidden = now.version === this.own || now.version === "–";
     const text = {
       rate: rate === null ? "–" : short(rate),
       running: `${now.running} of ${now.room}`,
@@ -50,7 +54,7 @@ export class Live {
   }
 
   miss(error) {
-    this.before = null;
+    this.readings = [];
     for (const name of ["rate", "running", "refused"]) this.write(name, "–");
     // It answers, if not with metrics: those have a port of their own, or want a token.
     const there = error instanceof Problem && error.status !== 0;

@@ -150,6 +150,27 @@ export function told(sequence, t) {
   return rows;
 }
 
+export function counted(count, what) {
+  return `${count.toLocaleString("en")} ${what}${count === 1 ? "" : "s"}`;
+}
+
 function heard(times) {
   return `${times}, ${times === 0 ? "new" : `heard ${times === 1 ? "once" : `${times} times`} before`}`;
+}
+
+// The element that is chosen; a link may name one that the language does not have.
+export function chosen({ lengths }, element) {
+  return /^\d+$/.test(element) && Number(element) < lengths.length ? String(Number(element)) : "";
+}
+
+export function facts(batch, sequence) {
+  const count = batch.corruption.reduce((sum, noise) => sum + (noise !== KEPT), 0);
+  const masked = batch.corruption.reduce((sum, noise) => sum + (noise === MASKED), 0);
+  const share = (part) => `${((100 * part) / batch.x.length).toFixed(1)} %`;
+  return [
+    counted(batch.x.length, "token"),
+    counted(sequence.starts.length, "repetition"),
+    `${share(count - masked)} replaced, ${share(masked)} masked`,
+    `digest ${batch.digest}`,
+  ].join(" · ");
 }

@@ -6,11 +6,12 @@ import { differs, query } from "./state.js";
 const ALWAYS = ["V", "n", "l", "e", "L"];
 const OTHERS = ["mask_ratio", "profile", "language"];
 const WORDS = new Set(["profile", "split"]);
+const ODD = /[^\w:/.~%[\]-]/g; // in a path, which is between quotes of shells and of Python
 const FLOATS = new Set(["l", "e", "mask_ratio"]);
 
 // `state` is one that the service has answered: nothing else ever becomes code.
 export function snippets(state) {
-  const url = urlOf("").replace(/\/$/, "");
+  const url = urlOf("").replace(/\/$/, "").replace(ODD, (mark) => `%${mark.charCodeAt(0).toString(16)}`);
   const names = [...ALWAYS, ...OTHERS.filter((name) => differs(state, name))];
   const split = differs(state, "split") ? ["split"] : [];
   const of = Object.fromEntries([...names, "split", "seed", "index"].map((name) => [name, plain(name, state[name])]));
@@ -27,7 +28,7 @@ export function snippets(state) {
     ["curl", `${curl} '${url}/sample?${where}'`],
     [
       "shell",
-      `metalm sample --url ${url}${shell} ${flags.join(" ")} --seed ${of.seed}${split.map(() => ` --split ${of.split}`).join("")} --index ${of.index}`,
+      `metalm sample --url '${url}'${shell} ${flags.join(" ")} --seed ${of.seed}${split.map(() => ` --split ${of.split}`).join("")} --index ${of.index}`,
     ],
     [
       "Python",
@@ -65,7 +66,17 @@ export function showSnippets(list, state) {
   const blocks = snippets(state);
   if (list.childElementCount === 0) list.append(...blocks.map(([name]) => block(name)));
   blocks.forEach(([, text], place) => {
-    list.children[place].querySelector("code").textContent = text;
+    list.children[place].querySelector("code").replaceChildren(...withWholeFlags(text));
+  });
+}
+
+// No line ends after the hyphen of a flag.
+function withWholeFlags(text) {
+  return text.split(/(?<=\s)(--?[a-z_-]+)/i).map((part, place) => {
+    if (place % 2 === 0) return part;
+    const flag = document.createElement("span");
+    flag.textContent = part;
+    return flag;
   });
 }
 
@@ -76,7 +87,11 @@ function block(name) {
   button.type = "button";
   button.textContent = "copy";
   button.setAttribute("aria-label", `Copy the ${name} lines`);
-  caption.append(name, button);
+  // The button keeps its name, whatever is written on it.
+  const said = document.createElement("span");
+  said.className = "unseen";
+  said.setAttribute("role", "status");
+  caption.append(name, said, button);
   const text = document.createElement("pre");
   text.tabIndex = 0;
   text.setAttribute("aria-label", `${name} lines`);
@@ -85,6 +100,7 @@ function block(name) {
   text.append(code);
   button.addEventListener("click", async () => {
     button.textContent = (await copied(code)) ? "copied" : "press Ctrl-C";
+    said.textContent = button.textContent;
     setTimeout(() => (button.textContent = "copy"), 1500);
   });
   figure.append(caption, text);

@@ -3,7 +3,15 @@
 
 export const SPEC = ["V", "n", "l", "e", "L", "mask_ratio", "profile", "language"];
 export const STREAM = ["split", "seed", "index"];
-const VIEW = { show: "x", view: "flow", cells: "numbers", element: "", by: "position", ladder: "" };
+// The usual one first.
+const CHOICES = {
+  show: ["x", "y"],
+  view: ["flow", "aligned"],
+  cells: ["numbers", "dots"],
+  by: ["position", "exposure"],
+  ladder: ["", "1"],
+};
+const VIEW = { ...Object.fromEntries(Object.entries(CHOICES).map(([name, [usual]]) => [name, usual])), element: "" };
 
 // Small enough to see all of a language at once.
 const FIRST_LOOK = { V: "32", n: "5", l: "10", e: "0.1", L: "1024" };
@@ -14,7 +22,7 @@ export const SETTINGS = [
   ["10 elements of 32, published", { ...PUBLISHED, n: "10", l: "32" }],
   ["10 elements of 64, published", { ...PUBLISHED, n: "10", l: "64" }],
   ["the defaults", {}],
-  ["50 elements of 64, 20 000 tokens", { n: "50", L: "20000" }],
+  ["50 elements, 20 000 tokens", { n: "50", L: "20000" }],
 ];
 
 export const defaults = {};
@@ -48,7 +56,8 @@ export function read(search) {
   const given = new URLSearchParams(search);
   const bare = ![...SPEC, ...STREAM].some((name) => given.has(name));
   const base = { ...defaults, ...(bare ? FIRST_LOOK : {}), seed: "7", ...VIEW };
-  return Object.fromEntries(Object.entries(base).map(([name, value]) => [name, given.get(name) || value]));
+  const chosen = (name) => (CHOICES[name]?.includes(given.get(name)) ?? true) && given.get(name);
+  return Object.fromEntries(Object.entries(base).map(([name, value]) => [name, chosen(name) || value]));
 }
 
 // The query of the address: what is asked for in full, of the view what is not usual.

@@ -8,7 +8,8 @@ x[0..t] when it predicts y[t]) and normalised:
 - `genie` is the Bayes learner to whom the element of each past repetition is told: on average no
   predictor that does not know the language is better. `greedy` takes each finished repetition for
   the most probable element: an upper bound of the optimum, as it could be built. Where the two
-  agree on a sequence, bit for bit, they are the optimum itself, exact on that sequence.
+  agree on a sequence, bit for bit, and greedy was in no doubt, they are the optimum itself, exact
+  on that sequence (`summary.exact_rows`).
 - `bayes-<W>` is the genie with a memory of the last W tokens (and told the offset where it is, but
   not how much was said before): a lower bound for each predictor that has no other. From W = L on
   it is the genie.

@@ -126,17 +126,19 @@ def _remember(
 
 @inlined
 def _most_probable(j, known, new, lives, live, weight, slot_length):
-    """The candidate of length j with the greatest weight, and the share of the others if that is
-    the new one, `known`."""
-    slot, best, others = known, 0.0, 0.0
+    """The candidate of length j with the greatest weight, the new one being `known`; the share of
+    the heard ones if it is the new one, else 0; and the share of all but the chosen one."""
+    slot, best, heard = known, 0.0, 0.0
     for i in range(lives):
         if slot_length[live[i]] == j:
-            others += weight[i]
+            heard += weight[i]
             if weight[i] > best * CLEARLY:
                 slot, best = live[i], weight[i]
-    if best > 0 and new <= best * CLEARLY:
-        return slot, 0.0
-    return known, others / (others + new) if others > 0 else 0.0
+    if heard <= 0:
+        return known, 0.0, 0.0
+    if new <= best * CLEARLY:
+        return slot, 0.0, (heard - best + new) / (heard + new)
+    return known, heard / (heard + new), heard / (heard + new)
 
 
 def bayes(  # noqa: PLR0915 - the kernel is one function on purpose
@@ -147,8 +149,8 @@ def bayes(  # noqa: PLR0915 - the kernel is one function on purpose
 
     `is_given`: slots, int32 [repetitions], tells the element of each finished repetition, numbered
     as they appear. Else every repetition goes to its most probable candidate, and slots receives
-    which. `powers`: the greater of ratio and 1/ratio to the power of 0, -1, ...; `falling`: the
-    ratio is below 1.
+    which; returned is the sum over repetitions of the share of all other candidates. `powers`: the
+    greater of ratio and 1/ratio to the power of 0, -1, ...; `falling`: the ratio is below 1.
     """
     length = len(x)
     most = length // 4 + 2
@@ -168,7 +170,7 @@ def bayes(  # noqa: PLR0915 - the kernel is one function on purpose
         alone[0, count] = own / (own + (symbols - 1.0) * other)
         alone[1, count] = other / (own + (symbols - 1.0) * other)
     known = filled = used = repetition = lives = start = 0
-    new, expected, least, wrong_splits = 1.0, -1, 0.0, 0.0
+    new, expected, least, wrong_splits, doubt = 1.0, -1, 0.0, 0.0, 0.0
     for t in range(length):
         token, target = x[t], y[t]
         j = t + 1 - start
@@ -178,8 +180,11 @@ def bayes(  # noqa: PLR0915 - the kernel is one function on purpose
             new *= ends[min(end, len(ends) - 1)]
             slot = slots[repetition]
             if not is_given:
-                slot, split = _most_probable(end, known, new, lives, live, weight, slot_length)
+                slot, split, others = _most_probable(
+                    end, known, new, lives, live, weight, slot_length
+                )
                 wrong_splits += split
+                doubt += others
                 slots[repetition] = slot
             repetition += 1
             is_first = slot == known
@@ -242,3 +247,4 @@ def bayes(  # noqa: PLR0915 - the kernel is one function on purpose
             for i in range(lives):
                 weight[i] *= scale
         least = total * _NEGLIGIBLE
+    return doubt

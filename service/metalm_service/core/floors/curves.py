@@ -28,12 +28,15 @@ def losses(
     count: int,
     predictors: Sequence[str],
     proceed: Callable[[], None] = lambda: None,
+    doubts: Floats | None = None,
 ) -> dict[str, Losses]:
     """-ln p(y[t] | x[0..t]) in nats of each predictor, float32 [count, L], on the samples
     [first, first + count).
 
     Predictors: see `metalm_service.core.floors`. `proceed` is called before every sample, and what
-    it raises ends the work. Raises InvalidArgument for a name that is no predictor, or for samples
+    it raises ends the work. `doubts`, float64 [count], receives how sure greedy, if it is asked
+    for, was of its elements: the probabilities that each was another one, given those before,
+    added up. Raises InvalidArgument for a name that is no predictor, or for samples
     that there are not, and ModuleNotFoundError without numba.
     """
     names = named.checked(predictors)
@@ -49,7 +52,9 @@ def losses(
         if named.KNOWN in names and (elements is None or spec.language is None):
             elements = language(spec, seed, split, index, proceed)
         for name, rows in result.items():
-            task.fill(name, sample, elements, rows[row])
+            doubt = task.fill(name, sample, elements, rows[row])
+            if doubts is not None and name == named.GREEDY:
+                doubts[row] = doubt
     return result
 
 
@@ -75,8 +80,9 @@ class _Task:
         powers, falling = _powers(channel.ratio, spec.L // 4 + 2)
         return cls(spec, channel, Lengths.of(spec.l, spec.L), powers, falling)
 
-    def fill(self, name: str, sample: Stream, elements: Elements | None, out: Losses) -> None:
-        """out [L] = the losses of one predictor on one sample; elements: what `known` knows."""
+    def fill(self, name: str, sample: Stream, elements: Elements | None, out: Losses) -> float:
+        """out [L] = the losses of one predictor on one sample; elements: what `known` knows.
+        Returns the doubt of those that have to find out which elements they heard."""
         if name == named.UNIFORM:
             out[:] = math.log(self.channel.symbols + 1)
         elif name == named.CONTENT_FREE:
@@ -89,7 +95,8 @@ class _Task:
         elif (window := named.window_of(name)) is not None:
             self._windowed(sample, window, out)
         else:
-            self._bayes(name, sample, out)
+            return self._bayes(name, sample, out)
+        return 0.0
 
     def _content_free(self, sample: Stream, out: Losses) -> None:
         positions = np.arange(1, self.spec.L + 1)
@@ -109,13 +116,13 @@ class _Task:
         separator = self.spec.separator_id
         _kernel("known")(sample.x, sample.y, tokens, bounds, out, kept, wrong, separator)
 
-    def _bayes(self, name: str, sample: Stream, out: Losses) -> None:
+    def _bayes(self, name: str, sample: Stream, out: Losses) -> float:
         from metalm_service.core.floors.bayes import COUNTS, LAST, SHARES
 
         channel = self.channel
         memory = {named.LAST_COPY: LAST, named.VOTE: SHARES}.get(name, COUNTS)
         kept, wrong = (1.0, 0.0) if name == named.VOTE else (channel.kept, channel.wrong)
-        _kernel("bayes")(
+        doubt: float = _kernel("bayes")(
             sample.x,
             sample.y,
             sample.slots,
@@ -132,6 +139,7 @@ class _Task:
             self.lengths.goes_on,
             self.spec.separator_id,
         )
+        return doubt
 
     def _windowed(self, sample: Stream, width: int, out: Losses) -> None:
         channel = self.channel

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from metalm_proto.spec import Spec
 
-SEGMENT = 128
-"""Tokens of a segment, as in the published curves."""
+LONGEST_SEGMENT = 128
+"""As in the published curves, which are of 4096 tokens."""
+
+_SEGMENTS = 32
+"""Of a sequence, at least."""
 
 EXPOSURE_GROUPS = ((1, 2), (2, 3), (3, 5), (5, 9), (9, 17), (17, None))
 """Exposures [from, to) at which the lag is looked at: at the same exposure, or nearly so."""
@@ -26,10 +29,11 @@ Bin = dict[str, int | None]
 class Layout:
     """The bins of a spec, one behind the other on one axis; `parts` says which are whose.
 
-    position: one bin a step. segment: 128 steps each, the last may be smaller. cumulative: from
-    the beginning to the end of a segment; here the mean is over sequences, of the sum. overall,
-    plateau: all steps, and those from L // 2 on. exposure, lag (at fixed exposure), offset (of
-    elements that were not, and that were, spoken in full before): of the target token.
+    position: one bin a step. segment: so many steps as `segment_length` says, the last may be
+    smaller. cumulative: from the beginning to the end of a segment; here the mean is over
+    sequences, of the sum. overall, plateau: all steps, and those from L // 2 on. exposure, lag (at
+    fixed exposure), offset (of elements that were not, and that were, spoken in full before): of
+    the target token.
     """
 
     length: int
@@ -45,7 +49,7 @@ class Layout:
 
     @property
     def segment_starts(self) -> _Index:
-        return np.arange(0, self.length, SEGMENT)
+        return np.arange(0, self.length, segment_length(self.length))
 
     def bins(self, part: str) -> list[Bin]:
         """The bounds of each bin of a part, [from, to): of the step, the exposure, the lag or the
@@ -69,13 +73,20 @@ class Layout:
         }
 
 
+def segment_length(length: int) -> int:
+    """Steps of a segment: 128, and in sequences of fewer than 4096 the greatest power of two of
+    which they have 32."""
+    wanted = min(LONGEST_SEGMENT, length // _SEGMENTS)
+    return 1 << max(0, wanted.bit_length() - 1)
+
+
 @lru_cache(maxsize=16)
 def layout_of(spec: Spec) -> Layout:
     """The layout of a spec: it depends on L alone, so that sums of one L can be added."""
     exposures = _edges(np.arange(16), 16, spec.L, 2)
     lags = _edges([], 4, spec.L + 1, 2)
     offsets = _edges(np.arange(128), 128, spec.L, 4)
-    segments = -(-spec.L // SEGMENT)
+    segments = -(-spec.L // segment_length(spec.L))
     sizes = {
         "position": spec.L,
         "segment": segments,
@@ -114,7 +125,10 @@ def _positions(layout: Layout) -> list[Bin]:
 
 def _segments(layout: Layout) -> list[Bin]:
     starts = layout.segment_starts.tolist()
-    return [{"from": start, "to": min(start + SEGMENT, layout.length)} for start in starts]
+    return [
+        {"from": start, "to": stop}
+        for start, stop in zip(starts, [*starts[1:], layout.length], strict=True)
+    ]
 
 
 def _ends(layout: Layout) -> list[Bin]:

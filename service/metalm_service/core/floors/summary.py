@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from metalm_proto.errors import InvalidArgument
 from metalm_proto.spec import FIRST, GENERATOR, SIZE, Spec, Split
 from metalm_service.core import floors
 from metalm_service.core.floors import closed
+from metalm_service.core.floors.predictors import CERTAIN
 from metalm_service.core.floors.tally import Estimates, Tally
 
 SCHEMA = "metalm-floors-1"
@@ -33,8 +34,8 @@ class Summary:
 
     `tally`: their means. `sequences`: for each predictor float64 [2, samples], the mean loss of
     each sequence, over all steps and over those from L // 2 on. `exact`: the number of sequences
-    on which genie and greedy have the same losses bit for bit, so that the Bayes floor is known
-    exactly; None unless both are among the predictors. All in nats a token.
+    on which the Bayes floor is known exactly, those of `exact_rows`; None unless genie and
+    greedy are both among the predictors. All in nats a token.
     """
 
     spec: Spec
@@ -58,7 +59,7 @@ class Summary:
         return self.tally.estimates(predictor, part)
 
     def as_dict(self, *, steps: bool = True) -> dict[str, Any]:
-        """As plain JSON types, rounded to 1e-6 nats; without `steps` no list has L entries."""
+        """As plain JSON types, rounded to 1e-6 nats; without `steps` no curves by position."""
         parts = [part for part in self.tally.layout.parts if steps or part != "position"]
         return {
             "schema": SCHEMA,
@@ -129,11 +130,12 @@ def summarise(
     exact = 0 if {"genie", "greedy"} <= set(names) else None
 
     def part(begin: int, count: int) -> tuple[Tally, dict[str, NDArray[np.float64]], int]:
-        losses = floors.losses(spec, seed, split, begin, count, names)
+        doubts = np.zeros(count)
+        losses = floors.losses(spec, seed, split, begin, count, names, doubts=doubts)
         found = Tally(spec, names)
         found.add(losses, floors.targets(spec, seed, split, begin, count))
         means = {name: sequence_means(losses[name]) for name in names}
-        return found, means, 0 if exact is None else exact_rows(losses)
+        return found, means, 0 if exact is None else int(exact_rows(losses, doubts).sum())
 
     for found, means, agreeing in _in_order(part, spec, first, samples, threads):
         proceed()
@@ -160,9 +162,17 @@ def sequence_means(losses: NDArray[Any]) -> NDArray[np.float64]:
     return np.stack([losses.mean(1, dtype=np.float64), last_half.mean(1, dtype=np.float64)])
 
 
-def exact_rows(losses: dict[str, NDArray[np.float32]]) -> int:
-    """On how many sequences genie and greedy agree bit for bit."""
-    return int((losses["genie"] == losses["greedy"]).all(1).sum())
+def exact_rows(
+    losses: Mapping[str, NDArray[Any]], doubts: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """On which sequences genie and greedy agree bit for bit and greedy was certain: there they are
+    the Bayes learner itself. `doubts`: see `losses`.
+
+    That they agree is not enough: greedy may have guessed right where the Bayes learner, who does
+    not guess, is between two elements.
+    """
+    agree: NDArray[np.bool_] = (losses["genie"] == losses["greedy"]).all(1)
+    return agree & (doubts <= CERTAIN)
 
 
 def sequence_floors(

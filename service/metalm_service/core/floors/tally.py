@@ -31,13 +31,13 @@ class TargetTokens(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimates:
     """Means over the tokens of some bins, arrays [K]: `mean` in nats (NaN: no token), `se`, its
-    standard error over sequences (NaN: fewer than two sequences), `tokens`, how many there were.
-    `t95`: so many standard errors to each side are a 95 % confidence interval."""
+    standard error over sequences (NaN: fewer than two sequences have a token there), `tokens`, how
+    many there were. `t95`: so many standard errors to each side are a 95 % confidence interval."""
 
     mean: _Sums
     se: _Sums
     tokens: NDArray[np.int64]
-    t95: float
+    t95: _Sums
 
 
 class Tally:
@@ -46,26 +46,27 @@ class Tally:
     Sequences are independent of one another, the tokens in one are not. So a bin's mean is taken
     as the ratio of two sums over sequences, its losses over its tokens, and the variance of that
     ratio is estimated from the scatter of the sequences (linearised, as in Cochran, Sampling
-    Techniques, 1977, ch. 6): with the residuals d_i = S_i - R n_i of N sequences,
-    var R = N / (N - 1) * sum d_i^2 / (sum n_i)^2. Where each sequence has as many tokens in the
-    bin, as at one position, that is the ordinary standard error.
+    Techniques, 1977, ch. 6): with the residuals d_i = S_i - R n_i of the N sequences that have a
+    token in the bin, var R = N / (N - 1) * sum d_i^2 / (sum n_i)^2, with N - 1 degrees of freedom.
+    (Of one sequence the residual is 0, whatever its error.) Where each sequence has as many tokens
+    in the bin, as at one position, that is the ordinary standard error.
 
-    Memory is 3 numbers a bin and predictor, whatever the number of samples. Tallies add up: those
-    of parts of a test set, merged in any order, equal that of the whole up to the rounding of
-    sums in double precision.
+    Memory is 3 numbers a bin and predictor, and 3 a bin, whatever the number of samples. Tallies
+    add up: those of parts of a test set, merged in any order, equal that of the whole up to the
+    rounding of sums in double precision.
     """
 
     def __init__(self, spec: Spec, names: Sequence[str]) -> None:
         self.spec, self.names, self.samples = spec, tuple(names), 0
         self.layout = layout_of(spec)
-        self._counts = np.zeros((2, self.layout.size))  # sum of n, of n^2
+        self._counts = np.zeros((3, self.layout.size))  # sum of n, of n^2, of sequences with n > 0
         self._sums = np.zeros((3, len(self.names), self.layout.size))  # of S, of S n, of S^2
 
     def add(self, losses: Mapping[str, NDArray[Any]], targets: TargetTokens) -> None:
         """Takes the losses of the next samples, [B, L] in nats for each of the names."""
         indices = self.layout.indices(targets.exposure, targets.lag, targets.offset)
         count = self._binned(np.ones(indices["exposure"].shape), indices, cumulate=False)
-        self._counts += count.sum(0), np.square(count).sum(0)
+        self._counts += count.sum(0), np.square(count).sum(0), np.count_nonzero(count, axis=0)
         self.samples += len(count)
         for row, name in enumerate(self.names):
             total = self._binned(np.asarray(losses[name], np.float64), indices, cumulate=True)
@@ -85,15 +86,14 @@ class Tally:
     def estimates(self, name: str, part: str) -> Estimates:
         """The means of a predictor over the bins of a part of the layout."""
         place = self.layout.parts[part]
-        tokens, squares = self._counts[:, place]
+        tokens, squares, sequences = self._counts[:, place]
         total, cross, square = self._sums[:, self.names.index(name), place]
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = total / tokens
             scatter = np.maximum(square - 2 * mean * cross + mean * mean * squares, 0)
-            se = np.sqrt(scatter * self.samples / (self.samples - 1.0)) / tokens
-        if self.samples < 2:
-            se = np.full_like(mean, np.nan)
-        return Estimates(mean, se, np.rint(tokens).astype(np.int64), t95(self.samples - 1))
+            se = np.sqrt(scatter * sequences / (sequences - 1)) / tokens
+        se[sequences < 2] = np.nan
+        return Estimates(mean, se, np.rint(tokens).astype(np.int64), _t95(sequences - 1))
 
     def state(self) -> dict[str, NDArray[Any]]:
         """What `from_state` needs beside spec and names."""
@@ -104,12 +104,15 @@ class Tally:
     def from_state(
         cls, spec: Spec, names: Sequence[str], state: Mapping[str, NDArray[Any]]
     ) -> Tally:
-        """A tally that goes on. Raises InvalidArgument for arrays of other shapes."""
+        """A tally that goes on. Raises InvalidArgument for arrays of other shapes, and for what is
+        no number."""
         tally = cls(spec, names)
         for name, mine in (("counts", tally._counts), ("sums", tally._sums)):
             given = np.asarray(state[name], np.float64)
             if given.shape != mine.shape:
                 raise InvalidArgument(name, given.shape, f"of shape {mine.shape}")
+            if not np.isfinite(given).all():
+                raise InvalidArgument(name, "NaN or infinite", "finite")
             mine[...] = given
         tally.samples = int(state["samples"])
         return tally
@@ -134,6 +137,11 @@ class Tally:
             sums = np.bincount(flat.ravel(), values.ravel(), (size + 1) * len(values))
             binned[:, parts[part]] = sums.reshape(len(values), size + 1)[:, :size]
         return binned
+
+
+def _t95(degrees: _Sums) -> _Sums:
+    found, where = np.unique(degrees, return_inverse=True)
+    return np.array([t95(round(one)) for one in found])[where]
 
 
 def t95(degrees: int) -> float:

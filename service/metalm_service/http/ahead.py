@@ -14,23 +14,17 @@ T = TypeVar("T")
 
 
 class Ahead(Generic[T]):
-    """Encoded batches, one after another, made on `executor`.
-
-    `wanted`: whether the caller is still there. `close` may be called from any thread.
-    """
+    """Encoded batches, one after another, made on `executor`; `close` may be called from any
+    thread."""
 
     def __init__(
-        self,
-        admission: Admission,
-        encode: Callable[[Batch], T],
-        executor: Executor,
-        wanted: Callable[[], bool] = lambda: True,
+        self, admission: Admission, encode: Callable[[Batch], T], executor: Executor
     ) -> None:
         self.call = admission.call
         self._admission = admission
         self._closed = False
         self._closing = threading.Lock()
-        self._encoded = admission.batches(encode, lambda: not self._closed and wanted())
+        self._encoded = admission.batches(encode, lambda: not self._closed)
         self._executor = executor
         self._working: Future[T | None] = executor.submit(next, self._encoded, None)
 

@@ -1,0 +1,101 @@
+"""What one request may be, whatever else is going on: the same request is always refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from metalm_proto.description import Reach
+from metalm_proto.errors import InvalidArgument, LimitExceeded
+from metalm_proto.spec import SPEC_FIELDS, BatchRequest, Spec
+from metalm_service.config import COPIES, ServerConfig
+from metalm_service.core import engine
+
+_FIELDS = {field.name: field for field in SPEC_FIELDS}
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """What a form of the answer costs: bytes of memory for each byte of arrays, nanoseconds of a
+    core for each token, and whether Python can do nothing else meanwhile."""
+
+    bytes_a_byte: int = 1
+    ns_a_token: int = 1
+    holds_the_interpreter: bool = False
+
+
+PLAIN = Encoding()
+"""The wire's own."""
+
+
+def check(config: ServerConfig, request: BatchRequest, encoding: Encoding = PLAIN) -> int:
+    """The bytes of memory that a request needs. Raises LimitExceeded for one that is over a limit
+    of this server. Nothing of it is allocated."""
+    cost = engine.cost_of(request)
+    message_bytes = encoding.bytes_a_byte * cost.batch_bytes
+    reserved = COPIES * message_bytes + cost.scratch_bytes
+    _check_size(config, request, message_bytes, reserved)
+    _check_cpu(config, request, cost.cpu_s + cost.tokens * encoding.ns_a_token * 1e-9)
+    return reserved
+
+
+def reach(config: ServerConfig, spec: Spec) -> Reach:
+    """How far each parameter of a spec may go on this server."""
+
+    def fits(name: str, value: int) -> bool:
+        changed: dict[str, Any] = {name: value}
+        try:
+            asked = replace(spec, **changed)
+            check(config, BatchRequest.single(spec=asked, seed=0, provenance=True))
+        except InvalidArgument:
+            return False
+        return True
+
+    return Reach(**{field.name: _most(spec, field.name, fits) for field in fields(Reach)})
+
+
+def _most(spec: Spec, name: str, fits: Callable[[str, int], bool]) -> int:
+    bounds, own = _FIELDS[name], int(getattr(spec, name))
+    most = int(bounds.upper or 0)
+    if fits(name, most):
+        return most
+    # Less of one parameter may cost more of another kind: what is there already is no doubt.
+    least = own if own and fits(name, own) else 0
+    while most - least > 1:
+        middle = (least + most) // 2
+        if fits(name, middle):
+            least = middle
+        else:
+            most = middle
+    return least
+
+
+def _check_size(
+    config: ServerConfig, request: BatchRequest, message_bytes: int, reserved: int
+) -> None:
+    if request.samples > config.max_request_samples:
+        bound = f"at most {config.max_request_samples} in one request to this server"
+        raise LimitExceeded("samples", request.samples, bound)
+    if message_bytes > config.max_message_bytes:
+        bound = (
+            f"smaller (or L, n or provenance): a batch would take {message_bytes} bytes and "
+            f"this server sends at most {config.max_message_bytes}"
+        )
+        raise LimitExceeded("batch_size", request.largest_batch, bound)
+    if reserved > config.max_inflight_bytes:
+        bound = (
+            f"smaller (or n): the request would need {reserved} bytes of memory and this "
+            f"server gives all requests {config.max_inflight_bytes}"
+        )
+        raise LimitExceeded("L", request.spec.L, bound)
+
+
+def _check_cpu(config: ServerConfig, request: BatchRequest, cpu_s: float) -> None:
+    most_s = config.max_request_cpu_s
+    if cpu_s > most_s:
+        bound = (
+            f"fewer (or L, n, l or provenance less): the request would cost {cpu_s:.3g} "
+            f"seconds of a core and this server gives at most {most_s} to one"
+        )
+        raise LimitExceeded("samples", request.samples, bound)
