@@ -108,6 +108,24 @@ def test_no_gradient_goes_back_beyond_the_segment(name: str) -> None:
     assert all(used[x[:, 9:].unique()])
 
 
+@pytest.mark.parametrize("name", ["txl", "transformer"])
+@pytest.mark.parametrize("width", [32, 512])
+def test_first_weights_hand_on_what_they_are_given_at_any_width(name: str, width: int) -> None:
+    torch.manual_seed(5)
+    model = build(name, IDS, Size(layers=2, width=width, heads=2, segment=LENGTH))
+    widths: dict[str, float] = {}
+
+    def heard(part: str) -> Any:
+        return lambda _module, _given, found: widths.update({part: found.std().item()})
+
+    for part, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and not part.endswith(("output", "feed_forward.2")):
+            module.register_forward_hook(heard(part))
+    model(tokens())
+    assert len(widths) > 4
+    assert all(0.5 < found < 1.5 for found in widths.values()), widths
+
+
 @pytest.mark.parametrize(
     ("name", "millions"), [("lstm", 8.5), ("txl", 20.6), ("transformer", 19.0)]
 )

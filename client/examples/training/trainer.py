@@ -30,7 +30,7 @@ class Trainer:
             self.model.parameters(),
             betas=(0.9, 0.98),
             weight_decay=recipe.weight_decay,
-            fused=device.type == "cuda",
+            fused=device.type in ("cpu", "cuda"),
         )
 
     def train_on(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
