@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +56,26 @@ def test_floors_prints_a_table_and_writes_json_and_a_picture(tmp_path: Path) -> 
     overall = document["predictors"]["uniform"]["overall"]["mean"]
     assert overall == [pytest.approx(np.log(17), abs=1e-6)]
     assert (tmp_path / "floors.png").stat().st_size > 10_000
+
+
+def test_files_are_there_though_nobody_reads_the_text(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "metalm", "floors", *SPEC_FLAGS, "--samples", "2"],
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(60) == 141
+    assert {path.name for path in tmp_path.iterdir()} == {"floors.json", "floors.png"}
+
+
+def test_the_text_is_printed_though_the_files_cannot_be_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command("floors", *SPEC_FLAGS, "--samples", "2", "--output", "no/such") == 1
+    printed = capsys.readouterr()
+    assert "uniform" in printed.out
+    assert "no/such.json" in printed.err or "No such file" in printed.err
 
 
 def test_files_go_where_they_are_told_to(

@@ -46,8 +46,7 @@ def run_floors(options: argparse.Namespace) -> None:
         flags.spec(options),
         **{field.name: flags.parsed(field, options) for field in STREAM_FIELDS},
     )
-    print(floors_text(found), flush=True)
-    outputs.write(found.write, lambda path: plot_floors(found, path))
+    outputs.give(floors_text(found), found.write, lambda path: plot_floors(found, path))
 
 
 def _add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +72,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     chosen = None if options.preset is None else preset(options.preset)
     evaluator = evaluator_of(options.results, chosen, options.label)
     report = evaluator.report(ladder=not options.brief, memory=not options.brief)
-    print(report_text(report), flush=True)
-    outputs.write(report.write, lambda path: plot_reports(report, path))
+    outputs.give(report_text(report), report.write, lambda path: plot_reports(report, path))
 
 
 def _add_compare_flags(parser: argparse.ArgumentParser) -> None:
@@ -93,10 +91,12 @@ def run_compare(options: argparse.Namespace) -> None:
         _check_suffix(options.plot)
     reports = [read_report(path) for path in options.reports]
     names = [_name(report, path) for report, path in zip(reports, options.reports, strict=True)]
-    print(comparison(reports, names, paired=not options.unpaired), flush=True)
+    text = comparison(reports, names, paired=not options.unpaired)
+    # First, as whoever reads the text may leave in the middle of it.
     if options.plot is not None:
         named = [replace(report, label=name) for report, name in zip(reports, names, strict=True)]
         plot_reports(named, options.plot)
+    print(text)
 
 
 def _add_presets_flags(parser: argparse.ArgumentParser) -> None:
@@ -167,27 +167,39 @@ class _Outputs:
         if self._plot is not None:
             _check_suffix(self._plot)
 
-    def write(
-        self, write_json: Callable[[str], object], write_plot: Callable[[str], object]
+    def give(
+        self,
+        text: str,
+        write_json: Callable[[str], object],
+        write_plot: Callable[[str], object],
     ) -> None:
-        written = []
-        if self._json is not None:
-            write_json(self._json)
-            written.append(self._json)
-        if self._plot is not None:
-            try:
-                write_plot(self._plot)
+        """Writes the files, as whoever reads the text may leave in the middle of it, and prints the
+        text even if they cannot be written: it may have taken long."""
+        written: list[str] = []
+        try:
+            if self._json is not None:
+                write_json(self._json)
+                written.append(self._json)
+            if self._plot is not None and self._drawn(self._plot, write_plot):
                 written.append(self._plot)
-            except ModuleNotFoundError as error:
-                if self._plot_is_wanted or not (error.name or "").startswith("matplotlib"):
-                    raise
-                print(
-                    "metalm: no picture, as there is no matplotlib; install it with: "
-                    "pip install '.[eval]'",
-                    file=sys.stderr,
-                )
+        finally:
+            print(text, flush=True)
         if written:
             print(f"\nwritten: {', '.join(written)}")
+
+    def _drawn(self, path: str, write_plot: Callable[[str], object]) -> bool:
+        try:
+            write_plot(path)
+        except ModuleNotFoundError as error:
+            if self._plot_is_wanted or not (error.name or "").startswith("matplotlib"):
+                raise
+            print(
+                "metalm: no picture, as there is no matplotlib; install it with: "
+                "pip install '.[eval]'",
+                file=sys.stderr,
+            )
+            return False
+        return True
 
 
 def _check_suffix(path: str) -> None:
