@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,4 +48,13 @@ def settled(pid: int, descriptors: int, within_s: float = 30) -> Vitals:
     until = time.monotonic() + within_s
     while (found := vitals(pid)).descriptors > descriptors and time.monotonic() < until:
         time.sleep(0.05)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """The processes that it has started and that have not been waited for."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has just ended
+            found += [int(child) for child in (task / "children").read_text().split()]
     return found

@@ -16,6 +16,7 @@ from metalm import DeadlineExceeded, MetaLMClient, Spec, Unavailable
 from metalm.transports.relay import RelayTransport
 from metalm_proto.spec import BatchRequest
 from tests.service_process import Service
+from tests.vitals import children
 
 REQUEST = BatchRequest.single(spec=Spec(L=8), seed=1, first=0, size=2)
 LONG = BatchRequest(spec=Spec(L=2**14), seed=1, stop=32 * 200, batch_size=32)
@@ -23,11 +24,9 @@ LONG = BatchRequest(spec=Spec(L=2**14), seed=1, stop=32 * 200, batch_size=32)
 
 def relays() -> list[int]:
     """The relays of this process."""
-    tasks = Path("/proc/self/task").iterdir()
-    children = [child for task in tasks for child in (task / "children").read_text().split()]
     return [
-        int(child)
-        for child in children
+        child
+        for child in children(os.getpid())
         if b"metalm.transports.relay" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
 

@@ -20,6 +20,7 @@ from metalm_service.core.floors.summary import summarise
 from tests.door import opened
 from tests.forked import running
 from tests.service_process import Service
+from tests.vitals import children
 
 SMALL = "V=8&n=3&l=5&e=0.1&L=64&samples=4"
 LONG = "V=64&n=10&l=64&L=4096&samples={samples}"
@@ -39,10 +40,7 @@ def get(service: Service, pairs: str, **headers: str) -> urllib3.BaseHTTPRespons
 
 
 def workers(service: Service) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{service.process.pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return found
+    return children(service.process.pid)
 
 
 def wait_for(reached: Callable[[], bool]) -> None:
@@ -212,7 +210,7 @@ def test_a_worker_does_not_outlive_a_service_that_was_killed() -> None:
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
