@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
@@ -34,8 +35,10 @@ def results(path: str, predictor: str, **others: object) -> str:
         "first": 0,
         **others,
     }
-    arrays = {name: np.asarray(value) for name, value in told.items() if value is not None}
-    np.savez(path, allow_pickle=False, **arrays)
+    arrays: dict[str, Any] = {
+        name: np.asarray(value) for name, value in told.items() if value is not None
+    }
+    np.savez(path, **arrays)
     return path
 
 
@@ -187,15 +190,16 @@ def test_what_is_no_npz_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     with ZipFile("whole.npz") as plain, ZipFile("squeezed.npz", "w", ZIP_DEFLATED) as compressed:
         for name in plain.namelist():
             compressed.writestr(name, plain.read(name))
-    squeezed = bytearray(Path("squeezed.npz").read_bytes())
-    squeezed[200:220] = bytes(20)
-    (tmp_path / "squeezed.npz").write_bytes(bytes(squeezed))
+    squeezed = Path("squeezed.npz").read_bytes()
+    for name, place in (("header.npz", 200), ("squeezed.npz", len(squeezed) // 2)):
+        (tmp_path / name).write_bytes(squeezed[:place] + bytes(20) + squeezed[place + 20 :])
     locked = bytearray(whole)  # said to be enciphered
     for head in (b"PK\x03\x04", b"PK\x01\x02"):
         flags = locked.index(head) + (6 if head[2] == 3 else 8)
         locked[flags] |= 1
     (tmp_path / "locked.npz").write_bytes(bytes(locked))
-    for name in ("text.npz", "cut.npz", "damaged.npz", "squeezed.npz", "locked.npz", "absent.npz"):
+    broken = ("text", "cut", "damaged", "header", "squeezed", "locked", "absent")
+    for name in (f"{kind}.npz" for kind in broken):
         assert command("evaluate", name) == 2
         assert capsys.readouterr().err.startswith(f"metalm: results is '{name}'; it must be")
 

@@ -107,7 +107,8 @@ def test_parts_in_any_order_are_the_whole() -> None:
     middle, first, last = ranks
     first.merge(last)
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **first.state())
+    state: dict[str, Any] = dict(first.state())
+    np.savez(file, **state)
     file.seek(0)
     with np.load(file) as saved:
         again = Evaluator.from_state(saved)

@@ -9,6 +9,7 @@ out have their defaults). `seed`, `first`: integers, the stream and the index of
 from __future__ import annotations
 
 import json
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ _UNREADABLE = (
     EOFError,
     OSError,
     RuntimeError,
+    tokenize.TokenError,  # numpy's, of a header that is none
     zipfile.BadZipFile,
     zlib.error,
 )
