@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -24,6 +24,19 @@ _SECONDS = (
     *(1.0, 2.5, 5.0, 10.0, 30.0, math.inf),
 )
 
+_COUNTERS = {
+    "batches": "Batches given to the transport.",
+    "samples": "Samples in batches given to the transport.",
+    "tokens": "Tokens in batches given to the transport; a position of x and y together is one.",
+    "sent_bytes": "Bytes of batches given to the transport, as encoded.",
+    "generation_cpu_seconds": "Seconds of one core spent on generating.",
+}
+_HISTOGRAMS = {
+    "generation_seconds": "From a batch being asked for to its being there, waits for a turn "
+    "included.",
+    "send_seconds": "From a batch's being there to the door's being ready for the next.",
+}
+
 
 class Sums(Watcher):
     """Sums and times of the batches of all calls, by door; a collector of prometheus_client's.
@@ -36,9 +49,9 @@ class Sums(Watcher):
     def generated(self, call: Call, seconds: float, cpu_s: float) -> None:
         door = self._doors[call.door]
         with self._lock:
-            door.cpu_s += cpu_s
+            door.generation_cpu_seconds += cpu_s
             if not math.isnan(seconds):
-                door.generation.add(seconds)
+                door.generation_seconds.add(seconds)
 
     def sent(self, call: Call, samples: int, tokens: int, size: int) -> None:
         door = self._doors[call.door]
@@ -46,50 +59,26 @@ class Sums(Watcher):
             door.batches += 1
             door.samples += samples
             door.tokens += tokens
-            door.bytes += size
+            door.sent_bytes += size
 
     def took(self, call: Call, seconds: float) -> None:
         with self._lock:
-            self._doors[call.door].send.add(seconds)
+            self._doors[call.door].send_seconds.add(seconds)
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
             doors = deepcopy(self._doors)
-        yield _counter(
-            "batches",
-            "Batches given to the transport.",
-            {name: door.batches for name, door in doors.items()},
-        )
-        yield _counter(
-            "samples",
-            "Samples in batches given to the transport.",
-            {name: door.samples for name, door in doors.items()},
-        )
-        yield _counter(
-            "tokens",
-            "Tokens in batches given to the transport; a position of x and y together is one.",
-            {name: door.tokens for name, door in doors.items()},
-        )
-        yield _counter(
-            "sent_bytes",
-            "Bytes of batches given to the transport, as encoded.",
-            {name: door.bytes for name, door in doors.items()},
-        )
-        yield _counter(
-            "generation_cpu_seconds",
-            "Seconds of one core spent on generating.",
-            {name: door.cpu_s for name, door in doors.items()},
-        )
-        yield _histogram(
-            "generation_seconds",
-            "From a batch being asked for to its being there, waits for a turn included.",
-            {name: door.generation for name, door in doors.items()},
-        )
-        yield _histogram(
-            "send_seconds",
-            "From a batch's being there to the door's being ready for the next.",
-            {name: door.send for name, door in doors.items()},
-        )
+        for name, doc in _COUNTERS.items():
+            counter = CounterMetricFamily(f"metalm_{name}", doc, labels=("door",))
+            for door, sums in doors.items():
+                counter.add_metric((door,), getattr(sums, name))
+            yield counter
+        for name, doc in _HISTOGRAMS.items():
+            histogram = HistogramMetricFamily(f"metalm_{name}", doc, labels=("door",))
+            for door, sums in doors.items():
+                times: _Times = getattr(sums, name)
+                histogram.add_metric((door,), times.buckets(), times.sum_s)
+            yield histogram
 
 
 @dataclass(slots=True)
@@ -104,34 +93,23 @@ class _Times:
         self.counts[bisect_left(_SECONDS, seconds)] += 1
         self.sum_s += seconds
 
+    def buckets(self) -> list[tuple[str, float]]:
+        """How many were at most so long as each of _SECONDS, as written."""
+        up_to = accumulate(self.counts)
+        return [(_written(bound), count) for bound, count in zip(_SECONDS, up_to, strict=True)]
+
 
 @dataclass(slots=True)
 class _Door:
+    """Of one door, by the names of _COUNTERS and _HISTOGRAMS."""
+
     batches: int = 0
     samples: int = 0
     tokens: int = 0
-    bytes: int = 0
-    cpu_s: float = 0.0
-    generation: _Times = field(default_factory=_Times)
-    send: _Times = field(default_factory=_Times)
-
-
-def _counter(name: str, doc: str, values: Mapping[str, float]) -> Metric:
-    """`values`: by door."""
-    counter = CounterMetricFamily(f"metalm_{name}", doc, labels=("door",))
-    for door, value in values.items():
-        counter.add_metric((door,), value)
-    return counter
-
-
-def _histogram(name: str, doc: str, times: Mapping[str, _Times]) -> Metric:
-    """`times`: by door."""
-    histogram = HistogramMetricFamily(f"metalm_{name}", doc, labels=("door",))
-    for door, known in times.items():
-        up_to = accumulate(known.counts)
-        buckets = [(_written(s), count) for s, count in zip(_SECONDS, up_to, strict=True)]
-        histogram.add_metric((door,), buckets, known.sum_s)
-    return histogram
+    sent_bytes: int = 0
+    generation_cpu_seconds: float = 0.0
+    generation_seconds: _Times = field(default_factory=_Times)
+    send_seconds: _Times = field(default_factory=_Times)
 
 
 def _written(bound_s: float) -> str:

@@ -107,13 +107,7 @@ def test_the_address_may_be_of_another_kind(browser: Browser) -> None:
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.open(L=50, seed=1)
         told = page.sample()
-        for name in ("curl", "shell"):
-            done = subprocess.run(copied(page, name), shell=True, capture_output=True, env=shell())
-            assert json.loads(done.stdout)["x"] == told["x"], done.stderr
-        for name in ("Python", "gym"):
-            given: dict[str, Any] = {}
-            exec(copied(page, name), given)
-            assert np.ravel(given["x"]).tolist() == told["x"]
+        assert_all_lines_give(page, told["x"])
         page.close()
 
 
@@ -126,15 +120,19 @@ def test_behind_a_proxy_that_gives_it_a_path(browser: Browser, service: Service)
         told = page.sample()
         page.expect_rows(told["x"])
         expect(page.page.locator("#state")).to_have_text("ready")
-        for name in ("curl", "shell"):
-            done = subprocess.run(copied(page, name), shell=True, capture_output=True, env=shell())
-            assert json.loads(done.stdout)["x"] == told["x"], done.stderr
-        for name in ("Python", "gym"):
-            given: dict[str, Any] = {}
-            exec(copied(page, name), given)
-            assert np.ravel(given["x"]).tolist() == told["x"]
+        assert_all_lines_give(page, told["x"])
         assert all(url.startswith(address) for url in page.requests)
         page.close()
+
+
+def assert_all_lines_give(page: Explorer, x: list[int]) -> None:
+    for name in ("curl", "shell"):
+        done = subprocess.run(copied(page, name), shell=True, capture_output=True, env=shell())
+        assert json.loads(done.stdout)["x"] == x, done.stderr
+    for name in ("Python", "gym"):
+        given: dict[str, Any] = {}
+        exec(copied(page, name), given)
+        assert np.ravel(given["x"]).tolist() == x
 
 
 def shell() -> dict[str, str]:

@@ -25,7 +25,7 @@ from metalm_service.http.page import add_page
 from metalm_service.http.problems import add_problems
 from metalm_service.http.scraping import add_metrics
 from metalm_service.http.streaming import BatchResponse, first
-from metalm_service.http.validators import has
+from metalm_service.http.validators import caller_has
 from metalm_service.metrics import Metrics
 from metalm_service.tokens import Tokens
 
@@ -77,7 +77,7 @@ def create_app(
             bound = f"false with format {chosen.name}, which has no room for it"
             raise errors.InvalidArgument("provenance", True, bound)
         headers = _headers(request, wanted, seeded, chosen, shared=not tokens.required)
-        if seeded and has(request, headers["ETag"]):
+        if seeded and caller_has(request, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         length = chosen.length(wanted)
         if length is not None:

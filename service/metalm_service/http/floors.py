@@ -16,7 +16,7 @@ from metalm_service.floors.desk import FloorsDesk
 from metalm_service.handler import VERSION
 from metalm_service.http import openapi
 from metalm_service.http.streaming import disconnected
-from metalm_service.http.validators import has
+from metalm_service.http.validators import caller_has
 
 _FRESH_S = 86400
 """A later version may round otherwise."""
@@ -43,7 +43,7 @@ def add_floors(
             "Cache-Control": f"{visibility}, max-age={_FRESH_S}",
             "ETag": f'"{name}"',
         }
-        if has(request, headers["ETag"]):
+        if caller_has(request, headers["ETag"]):
             return Response(status_code=304, headers=headers)
         if request.method == "HEAD":
             return Response(media_type="application/json", headers=headers)

@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 import metalm_proto
 from metalm_proto.query import SAMPLE_QUERY
 from metalm_service.handler import VERSION
-from metalm_service.http.validators import has
+from metalm_service.http.validators import caller_has
 
 _WEB = Path(__file__).parent.parent / "web"
 # Those of the client's plots, too.
@@ -60,7 +60,7 @@ def _serve(app: FastAPI, path: str, file: _File) -> None:
     @app.head(path, include_in_schema=False)
     @app.get(path, include_in_schema=False)
     async def serve(request: Request) -> Response:
-        if has(request, file.etag):
+        if caller_has(request, file.etag):
             return Response(status_code=304, headers=headers)
         content = b"" if request.method == "HEAD" else file.content
         length = {"Content-Length": str(len(file.content))}
