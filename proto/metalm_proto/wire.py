@@ -3,15 +3,18 @@
 x and y are nearly all of a message, so they never pass through a message
 object: protobuf allows fields in any order, and a message's encoding is the
 concatenation of its fields' (protobuf.dev/programming-guides/encoding), so the
-encoder writes the small fields with the library and appends the two arrays, and
+encoder writes the small fields with the library, those that all batches of a
+stream share only once, and puts the others and the two arrays between them, and
 the decoder cuts the arrays out and gives the rest to the library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import struct
+from collections import deque
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -36,7 +39,11 @@ MEDIA_TYPE = "application/x-protobuf; proto=metalm.v1.Batch"
 STREAM_MEDIA_TYPE = f"{MEDIA_TYPE}; encoding=delimited"
 
 _LENGTH_DELIMITED = 2
-_FIXED_WIDTHS = {1: 8, 5: 4}
+_FIXED_64_BITS = 1
+_FIXED_WIDTHS = {_FIXED_64_BITS: 8, 5: 4}
+_FIXED64 = struct.Struct("<Q")
+_FIRST = pb.Batch.DESCRIPTOR.fields_by_name["first"].number
+_DIGEST = pb.Batch.DESCRIPTOR.fields_by_name["digest"].number
 _X = pb.Batch.DESCRIPTOR.fields_by_name["x"].number
 _Y = pb.Batch.DESCRIPTOR.fields_by_name["y"].number
 _BATCH_IN_RESPONSE = pb.StreamBatchesResponse.DESCRIPTOR.fields_by_name["batch"].number
@@ -47,15 +54,60 @@ def encode_batch(batch: Batch) -> list[Buffer]:
 
     The arrays are not copied: the buffers are views of them.
     """
-    header = _header(batch.spec, batch.seed, batch.split, batch.generator, batch.x.shape)
-    header.first, header.digest = batch.first, batch.digest
+    parts = _constant_parts(
+        batch.spec, batch.seed, batch.split, batch.generator, batch.size, batch.spec.L
+    )
+    head = parts.head(batch)
     if batch.provenance is not None:
-        header.provenance.CopyFrom(_provenance_to_message(batch.provenance))
-    buffers: list[Buffer] = [header.SerializeToString()]
-    for number, array in ((_X, batch.x), (_Y, batch.y)):
-        data = _bytes_of(array)
-        buffers += [_tag(number) + _varint(len(data)), data]
-    return buffers
+        head += pb.Batch(provenance=_provenance_to_message(batch.provenance)).SerializeToString()
+    return [head + parts.until_x, _bytes_of(batch.x), parts.until_y, _bytes_of(batch.y)]
+
+
+class StreamWriter:
+    """Batches of a request, without provenance, in the length-delimited form: one buffer, in which
+    x and y are made where they will be sent from.
+
+    `sizes`: samples of each batch. For each of them ask for its `room`, then `add` it.
+    """
+
+    def __init__(self, request: BatchRequest, sizes: Sequence[int]) -> None:
+        self._request = request
+        self._messages = deque(_message_of(request, size) for size in sizes)
+        nbytes = sum(message.nbytes for message in self._messages)
+        # So that the first x is aligned, and often those behind it are.
+        itemsize = request.spec.dtype.itemsize
+        skipped = -self._messages[0].x % itemsize
+        self._data = np.empty(skipped + nbytes, np.uint8)[skipped:]
+        self._end = 0
+        self._room: tuple[Tokens, ...] = ()
+
+    def room(self) -> tuple[Tokens, Tokens] | None:
+        """x and y of the next batch, each [B, L], to be filled; None where they would not be
+        aligned."""
+        spec, message = self._request.spec, self._messages[0]
+        shape = (message.size, spec.L)
+        x, y = self._room = tuple(
+            np.ndarray(shape, spec.dtype, self._data, self._end + offset)
+            for offset in (message.x, message.y)
+        )
+        return (x, y) if x.flags.aligned and y.flags.aligned else None
+
+    def add(self, batch: Batch) -> None:
+        """Writes what is around x and y, and them if they are not those of `room`."""
+        for there, array in zip(self._room, batch, strict=True):
+            if there is not array:
+                there[:] = array
+        message = self._messages.popleft()
+        begin, self._end = self._end, self._end + message.nbytes
+        self._put(begin, message.prefix + message.parts.head(batch) + message.parts.until_x)
+        self._put(begin + message.y - len(message.parts.until_y), message.parts.until_y)
+
+    def written(self) -> list[Buffer]:
+        """The bytes of all that were added."""
+        return [self._data[: self._end].data]
+
+    def _put(self, begin: int, data: bytes) -> None:
+        self._data[begin : begin + len(data)] = np.frombuffer(data, np.uint8)
 
 
 def encoded_length(request: BatchRequest) -> int | None:
@@ -71,26 +123,60 @@ def encoded_length(request: BatchRequest) -> int | None:
 
 
 def _encoded_batch_length(request: BatchRequest, size: int) -> int:
+    return _message_of(request, size).nbytes
+
+
+class _ConstantParts(NamedTuple):
+    """What all batches of one size of a stream have in common, up to where each differs."""
+
+    until_first: bytes
+    until_digest: bytes
+    until_x: bytes
+    until_y: bytes
+
+    def head(self, batch: Batch) -> bytes:
+        """All fields before x, but for the provenance."""
+        first, digest = _FIXED64.pack(batch.first), _FIXED64.pack(batch.digest)
+        return self.until_first + first + self.until_digest + digest
+
+
+class _Message(NamedTuple):
+    """The length-delimited form of a batch without provenance: `nbytes` in all, of which the first
+    are `prefix`; x and y begin at those offsets."""
+
+    size: int
+    parts: _ConstantParts
+    prefix: bytes
+    x: int
+    y: int
+    nbytes: int
+
+
+def _message_of(request: BatchRequest, size: int) -> _Message:
     spec = request.spec
-    shape = (size, spec.L)
-    header = _header(spec, request.seed, request.split, request.generator, shape)
-    header.first = header.digest = 0
-    array = size * spec.L * spec.dtype.itemsize
-    length = header.ByteSize()
-    length += sum(len(_tag(number) + _varint(array)) + array for number in (_X, _Y))
-    return len(_varint(length)) + length
+    parts = _constant_parts(spec, request.seed, request.split, request.generator, size, spec.L)
+    nbytes = size * spec.L * spec.dtype.itemsize
+    before_x = len(parts.until_first) + len(parts.until_digest) + 2 * _FIXED64.size
+    x = before_x + len(parts.until_x)
+    y = x + nbytes + len(parts.until_y)
+    prefix = _varint(y + nbytes)
+    return _Message(size, parts, prefix, *(len(prefix) + offset for offset in (x, y, y + nbytes)))
 
 
-def _header(
-    spec: Spec, seed: int, split: Split, generator: str, shape: tuple[int, ...]
-) -> pb.Batch:
-    return pb.Batch(
-        generator=generator,
-        spec=spec_to_message(spec),
-        seed=seed,
-        split=SPLIT_CODES[split],
-        shape=shape,
-        dtype=DATA_TYPES[spec.dtype],
+@lru_cache(maxsize=64)
+def _constant_parts(
+    spec: Spec, seed: int, split: Split, generator: str, size: int, length: int
+) -> _ConstantParts:
+    before_first = pb.Batch(
+        generator=generator, spec=spec_to_message(spec), seed=seed, split=SPLIT_CODES[split]
+    )
+    before_digest = pb.Batch(shape=(size, length), dtype=DATA_TYPES[spec.dtype])
+    nbytes = _varint(size * length * spec.dtype.itemsize)
+    return _ConstantParts(
+        before_first.SerializeToString() + _tag(_FIRST, _FIXED_64_BITS),
+        before_digest.SerializeToString() + _tag(_DIGEST, _FIXED_64_BITS),
+        _tag(_X) + nbytes,
+        _tag(_Y) + nbytes,
     )
 
 
@@ -260,8 +346,8 @@ def read_varint(data: Buffer, position: int) -> tuple[int, int]:
     raise CorruptBatch("not a batch: a length or tag breaks off")
 
 
-def _tag(number: int) -> bytes:
-    return _varint(number << 3 | _LENGTH_DELIMITED)
+def _tag(number: int, wire_type: int = _LENGTH_DELIMITED) -> bytes:
+    return _varint(number << 3 | wire_type)
 
 
 def _varint(value: int) -> bytes:

@@ -365,8 +365,54 @@ def test_a_decoded_batch_can_be_written_to() -> None:
 def test_encoding_copies_no_array() -> None:
     batch = small_batch()
     views = [np.frombuffer(buffer, np.uint8) for buffer in wire.encode_batch(batch)]
-    assert np.shares_memory(views[2], batch.x)
-    assert np.shares_memory(views[4], batch.y)
+    x, y = (view for view in views if view.size == batch.x.nbytes)
+    assert np.shares_memory(x, batch.x)
+    assert np.shares_memory(y, batch.y)
+
+
+@given(
+    spec=specs(longest=40),
+    seed=U64,
+    start=st.integers(0, 2**62),
+    sizes=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    elsewhere=st.booleans(),
+)
+@example(Spec(V=300, L=3), 2**63, 1, [1, 1, 2], False)
+@example(Spec(V=70_000, L=5), 1, 1, [3, 2, 1], False)
+def test_batches_written_in_place_are_the_same_bytes(
+    spec: Spec, seed: int, start: int, sizes: list[int], elsewhere: bool
+) -> None:
+    """With every width of a token, in the buffer or, where they would not be aligned, beside it."""
+    stop = start + sum(sizes)
+    request = BatchRequest(spec=spec, seed=seed, start=start, stop=stop, batch_size=max(sizes))
+    writer = wire.StreamWriter(request, sizes)
+    random = np.random.default_rng(seed)
+    expected, first = b"", start
+    for size in sizes:
+        tokens = random.integers(0, spec.vocabulary, (2, size, spec.L)).astype(spec.dtype)
+        x, y = tokens
+        room = writer.room()
+        if room is not None and not elsewhere:
+            for there, array in zip(room, tokens, strict=True):
+                there[:] = array
+            x, y = room
+        batch = Batch(spec, seed, request.split, first, x, y, digest_of(x, y))
+        expected += b"".join(wire.length_prefixed(wire.encode_batch(batch)))
+        writer.add(batch)
+        first += size
+    assert b"".join(writer.written()) == expected
+
+
+@pytest.mark.parametrize("V", [64, 300, 70_000])
+def test_the_first_batch_is_written_in_place(V: int) -> None:
+    request = BatchRequest(spec=Spec(V=V, L=2**13), seed=1, stop=2, batch_size=1)
+    writer = wire.StreamWriter(request, [1])
+    room = writer.room()
+    assert room is not None
+    x, y = room
+    writer.add(Batch(request.spec, 1, request.split, 0, x, y, digest_of(x, y)))
+    (data,) = writer.written()
+    assert np.shares_memory(np.frombuffer(data, np.uint8), x)
 
 
 def test_arrays_of_the_other_byte_order_are_sent_in_the_contracts() -> None:

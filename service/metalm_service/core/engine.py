@@ -12,7 +12,10 @@ from metalm_proto.batch import Batch, Tokens, digest_of
 from metalm_proto.spec import BatchRequest, Spec, Split
 from metalm_service.core import cost, reference
 
-Fill = Callable[[Spec, int, Split, int, Tokens], None]
+Pair = Tokens | tuple[Tokens, Tokens]
+"""x and y of samples, each [B, L] of spec.dtype: one array [2, B, L], or two."""
+
+Fill = Callable[[Spec, int, Split, int, Pair], None]
 
 
 @lru_cache(maxsize=1)
@@ -29,26 +32,29 @@ def warm() -> None:
         kernel.warm()
 
 
-def generate(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> None:
-    """Fills `out`, [2, B, L] of spec.dtype, with x and y of the samples first .. first + B - 1."""
+def generate(spec: Spec, seed: int, split: Split, first: int, out: Pair) -> None:
+    """Fills `out` with x and y of the samples first .. first + B - 1."""
     _fill()(spec, seed, split, first, out)
 
 
 def make_batch(
-    request: BatchRequest, first: int, size: int, proceed: Callable[[], None] = lambda: None
+    request: BatchRequest,
+    first: int,
+    size: int,
+    proceed: Callable[[], None] = lambda: None,
+    room: Pair | None = None,
 ) -> Batch:
     """The samples [first, first + size) of the request's stream.
 
-    `proceed` is called every few million tokens; what it raises ends the work.
+    `proceed` is called every few million tokens; what it raises ends the work. `room`: where x and
+    y are to be made, if it matters.
     """
     spec, seed, split = request.spec, request.seed, request.split
-    # One buffer for x and y: the kernel writes it once, and nobody copies it again.
-    tokens = np.empty((2, size, spec.L), spec.dtype)
+    x, y = np.empty((2, size, spec.L), spec.dtype) if room is None else room
     rows = max(1, cost.TOKENS_AT_A_TIME[engine_name()] // spec.L)
     for row in range(0, size, rows):
         proceed()
-        generate(spec, seed, split, first + row, tokens[:, row : row + rows])
-    x, y = tokens
+        generate(spec, seed, split, first + row, (x[row : row + rows], y[row : row + rows]))
     return Batch(
         spec=spec,
         seed=seed,
@@ -78,6 +84,6 @@ def _fill() -> Fill:
     return _fill_with_numpy
 
 
-def _fill_with_numpy(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> None:
-    for row in range(out.shape[1]):
-        out[0, row], out[1, row] = reference.sample(spec, seed, split, first + row)
+def _fill_with_numpy(spec: Spec, seed: int, split: Split, first: int, out: Pair) -> None:
+    for row, (x, y) in enumerate(zip(*out, strict=True)):
+        x[:], y[:] = reference.sample(spec, seed, split, first + row)

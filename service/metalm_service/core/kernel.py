@@ -12,6 +12,8 @@ What the words mean is written in `reference.py`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 import numba
 import numpy as np
@@ -138,7 +140,7 @@ def _fill_language(
 
 
 def _generate(
-    x, y, key, split, first, shared_language, speaker, tabulate,
+    x, y, first, key, split, shared_language, speaker, tabulate,
     n, usable, alphabet, separator, zeros, table, keep_from, mask_below, ratio, other,
 ):  # fmt: skip
     """x, y [B, L] = samples first .. first + B - 1; see `generate`.
@@ -204,20 +206,27 @@ def _generate(
         _copy(y[row], 0, clean, 1, length)
 
 
-def generate(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> None:
-    """Fills `out`, [2, B, L] of spec.dtype, with x and y of the samples first .. first + B - 1."""
+def generate(
+    spec: Spec, seed: int, split: Split, first: int, out: Tokens | tuple[Tokens, Tokens]
+) -> None:
+    """Fills `out`, [2, B, L] of spec.dtype or two arrays [B, L], with x and y of the samples
+    first .. first + B - 1."""
+    x, y = out
+    compiled()(x, y, np.uint64(first), *_constants(spec, seed, split, len(x)))
+
+
+@lru_cache(maxsize=64)
+def _constants(spec: Spec, seed: int, split: Split, size: int) -> tuple[Any, ...]:
+    """What the kernel is told for all batches of one size of a stream."""
     table = length_table(spec.l)
     noise = NoiseThresholds.of(spec)
     shared = spec.language is not None
-    compiled()(
-        out[0],
-        out[1],
+    return (
         np.uint64(seed),
         np.uint32(split.code),
-        np.uint64(first),
         shared,
         np.uint64(spec.language or 0),
-        is_spelled_out(spec, out.shape[1]),
+        is_spelled_out(spec, size),
         spec.n,
         np.uint64(spec.usable_elements),
         np.uint64(spec.alphabet),
