@@ -53,12 +53,12 @@ class Watcher:
         """A batch is there, `seconds` after it was asked for; or nobody wanted it any more, and
         `seconds` is NaN. `cpu_s`: seconds of one core that it took."""
 
-    def sent(self, call: Call, samples: int, tokens: int, size: int) -> None:
-        """A batch goes to the transport: its samples, its tokens (positions of x and y together),
-        its bytes as encoded."""
+    def sent(self, call: Call, batches: int, samples: int, tokens: int, size: int) -> None:
+        """Batches go to the transport: how many, their samples, their tokens (positions of x and y
+        together), their bytes as encoded."""
 
-    def took(self, call: Call, seconds: float) -> None:
-        """The transport has taken a batch, `seconds` after it was given it."""
+    def took(self, call: Call, batches: int, seconds: float) -> None:
+        """The transport has taken these batches, `seconds` after it was given them."""
 
     def ended(self, call: Call) -> None:
         """The call has its outcome, and its sums are final."""
@@ -118,13 +118,14 @@ class Call:
         return self.method in (HEALTH, METRICS) or (self.method == PAGE and self.outcome == OK)
 
     @contextmanager
-    def generating(self, samples: int, tokens: int) -> Iterator[None]:
-        """Around the work for one batch."""
-        began, cpu_began = time.perf_counter(), time.thread_time()
+    def generating(self, samples: int, tokens: int, asked_at: float) -> Iterator[None]:
+        """Around the work for one batch, which was asked for at that time of
+        `time.perf_counter`."""
+        cpu_began = time.thread_time()
         seconds = float("nan")
         try:
             yield
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - asked_at
             self._waiting.append((samples, tokens))
         finally:
             cpu_s = time.thread_time() - cpu_began
@@ -132,24 +133,28 @@ class Call:
                 watcher.generated(self, seconds, cpu_s)
 
     @contextmanager
-    def sending(self, size: int) -> Iterator[None]:
-        """Around the handing over of the next batch, which has `size` bytes as encoded.
+    def sending(self, size: int, batches: int = 1) -> Iterator[None]:
+        """Around the handing over of the next batches, which have `size` bytes as encoded.
 
-        It counts at once: a caller who has its last byte may end the call before the door hears
+        They count at once: a caller who has its last byte may end the call before the door hears
         that it went.
         """
-        samples, tokens = self._waiting.popleft()
-        self.batches += 1
+        samples = tokens = 0
+        for _ in range(batches):
+            of_batch = self._waiting.popleft()
+            samples += of_batch[0]
+            tokens += of_batch[1]
+        self.batches += batches
         self.samples += samples
         self.tokens += tokens
         self.bytes += size
         for watcher in self._watchers:
-            watcher.sent(self, samples, tokens, size)
+            watcher.sent(self, batches, samples, tokens, size)
         began = time.perf_counter()
         yield
         seconds = time.perf_counter() - began
         for watcher in self._watchers:
-            watcher.took(self, seconds)
+            watcher.took(self, batches, seconds)
 
     def sent(self, messages: Iterator[bytes]) -> Iterator[bytes]:
         """The encoded batches, each counted; it has been taken when the next one is asked for."""

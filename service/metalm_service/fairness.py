@@ -6,7 +6,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 LEASE_S = 0.005
@@ -33,10 +34,12 @@ class _Client:
 class Turn:
     """One batch's: it is waited for, the batch is generated, it is on its way, the turn is over."""
 
-    def __init__(self, turns: FairTurns, client: str) -> None:
+    def __init__(self, turns: FairTurns, client: str, begin: Callable[[Turn], object]) -> None:
         self.client = client
-        self.begun: threading.Event | None = None
-        """For whoever has to wait."""
+        self.asked_at = time.perf_counter()
+        """When it was first asked for, by `time.perf_counter`."""
+        self.begin = begin
+        """Called with it when it begins, by whoever made room for it."""
         self.begun_at = 0.0
         self.lent_until = math.inf
         self._turns = turns
@@ -55,6 +58,30 @@ class Turn:
         """May be called again, from any thread."""
         self._turns.end(self)
 
+    def withdraw(self) -> bool:
+        """Whether it was still waited for; it will not begin then."""
+        return self._turns.withdraw(self)
+
+
+class _Gate:
+    """What a thread waits at until its turn begins."""
+
+    def __init__(self) -> None:
+        # A bare lock: an Event is made of two and a list, and it is one for every batch.
+        self._closed = threading.Lock()
+        self._closed.acquire()
+
+    def open(self, turn: Turn) -> None:
+        self._closed.release()
+
+    def wait(self, turn: Turn, wanted: Callable[[], bool]) -> None:
+        """Raises GoneError once the turn is not `wanted`."""
+        while not self._closed.acquire(timeout=_LOOK_EVERY_S):
+            if not wanted():
+                if not turn.withdraw():  # it has just begun
+                    turn.end()
+                raise GoneError
+
 
 class FairTurns:
     """At most `slots` turns at a time; of the clients that wait, the one that has had least time
@@ -72,48 +99,75 @@ class FairTurns:
         self._now_s = 0.0
         self._clients: dict[str, _Client] = {}
         self._held: set[Turn] = set()
+        self._dealt: list[Turn] = []
+        """Turns that begin as soon as the lock is given back."""
         self._ended = 0
         # As all leases are of one length, they end in the order in which they began.
         self._leases: deque[Turn] = deque()
         self._lent = threading.Condition(self._lock)
-        self._idle = True
+        # Whether the thread that ends leases waits to be told, and whether it was needed since it
+        # last looked.
+        self._idle, self._wanted = False, False
         threading.Thread(target=self._end_leases, name="turns", daemon=True).start()
+
+    def ask(self, client: str, begin: Callable[[Turn], object]) -> Turn:
+        """A turn, which may be waited for. `begin` is called with it once it has come, from any
+        thread and perhaps before this returns; it must not take long. Whoever has the turn ends
+        it."""
+        turn = Turn(self, client, begin)
+        with self._dealing():
+            self._known(client).waiting.append(turn)
+        return turn
 
     def take(self, client: str, wanted: Callable[[], bool] = lambda: True) -> Turn:
         """Waits for a turn, which whoever has it ends. Raises GoneError once it is not `wanted`."""
-        turn = Turn(self, client)
-        with self._lock:
-            self._end_due()
-            self._known(client).waiting.append(turn)
-            self._deal()
-            begun = self._to_wait_for(turn)
-        if begun is not None:
-            self._wait(turn, begun, wanted)
+        gate = _Gate()
+        turn = self.ask(client, gate.open)
+        gate.wait(turn, wanted)
         return turn
 
     def again(self, turn: Turn, wanted: Callable[[], bool]) -> None:
         """Gives the turn up and waits for it anew, if anybody else waits."""
-        with self._lock:
+        gate = _Gate()
+        with self._dealing():
             if not self._anybody_waits():
                 return
             self._take_back(turn)
+            turn.begin = gate.open
             self._known(turn.client).waiting.appendleft(turn)
-            self._deal()
-            begun = self._to_wait_for(turn)
-        if begun is not None:
-            self._wait(turn, begun, wanted)
+        gate.wait(turn, wanted)
 
     def lend(self, turn: Turn) -> None:
-        with self._lock:
-            self._end_due()
+        with self._dealing():
             turn.lent_until = time.monotonic() + LEASE_S
             self._leases.append(turn)
-            self._watch_leases()
 
     def end(self, turn: Turn) -> None:
+        with self._dealing():
+            self._end(turn)
+
+    def withdraw(self, turn: Turn) -> bool:
+        with self._lock:
+            waiting = self._clients[turn.client].waiting if turn.client in self._clients else ()
+            if turn not in waiting:
+                return False
+            self._clients[turn.client].waiting.remove(turn)
+            return True
+
+    @contextmanager
+    def _dealing(self) -> Iterator[None]:
+        """Around whatever may make room for turns. They begin without the lock: whoever is told may
+        want it."""
         with self._lock:
             self._end_due()
-            self._end(turn)
+            try:
+                yield
+            finally:
+                self._deal()
+                self._watch_leases()
+                dealt, self._dealt = self._dealt, []
+        for turn in dealt:
+            turn.begin(turn)
 
     def _known(self, client: str) -> _Client:
         return self._clients.setdefault(client, _Client(self._now_s))
@@ -121,36 +175,23 @@ class FairTurns:
     def _anybody_waits(self) -> bool:
         return any(client.waiting for client in self._clients.values())
 
-    def _to_wait_for(self, turn: Turn) -> threading.Event | None:
-        """What is set when the turn begins; None if it has."""
-        turn.begun = None if turn in self._held else threading.Event()
-        self._watch_leases()
-        return turn.begun
-
-    def _wait(self, turn: Turn, begun: threading.Event, wanted: Callable[[], bool]) -> None:
-        while not begun.wait(_LOOK_EVERY_S):
-            if not wanted():
-                with self._lock:
-                    waiting = self._clients[turn.client].waiting
-                    if turn in waiting:
-                        waiting.remove(turn)
-                    else:  # it has just begun
-                        self._end(turn)
-                raise GoneError
-
     def _watch_leases(self) -> None:
         """Has leases ended in time. Where nobody waits they are ended with the next call, and no
         thread is woken for every batch."""
-        if self._idle and self._leases and self._anybody_waits():
-            self._lent.notify()
+        if self._leases and self._anybody_waits():
+            self._wanted = True
+            if self._idle:
+                self._idle = False
+                self._lent.notify()
 
     def _end_leases(self) -> None:
-        with self._lock:
-            while True:
+        while True:
+            with self._dealing():
+                # It looks now and then, and goes on for a while: most leases end before they are
+                # over, and it would be woken for each.
+                self._idle, self._wanted = not self._wanted, False
+                self._lent.wait(None if self._idle else LEASE_S)
                 self._end_due()
-                self._idle = not (self._leases and self._anybody_waits())
-                left_s = None if self._idle else self._leases[0].lent_until - time.monotonic()
-                self._lent.wait(left_s)
 
     def _end_due(self) -> None:
         """Ends the leases that are over."""
@@ -163,7 +204,6 @@ class FairTurns:
     def _end(self, turn: Turn) -> None:
         if turn in self._held:
             self._take_back(turn)
-            self._deal()
             self._ended += 1
             if self._ended % _FORGET_EVERY == 0 or not self._held:
                 self._forget()
@@ -190,8 +230,7 @@ class FairTurns:
             turn = chosen.waiting.popleft()
             turn.begun_at = time.monotonic()
             self._held.add(turn)
-            if turn.begun is not None:
-                turn.begun.set()
+            self._dealt.append(turn)
             chosen.holding += 1
             self._free -= 1
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from importlib.metadata import version
-from typing import TypeVar
+from itertools import islice
+from typing import Protocol, TypeVar
 
-from metalm_proto.batch import Batch
+from metalm_proto.batch import Batch, Tokens
 from metalm_proto.description import Description, Limits
 from metalm_proto.errors import Draining, Starting
 from metalm_proto.spec import BatchRequest, Spec
@@ -18,12 +20,28 @@ from metalm_service.calls import Call
 from metalm_service.config import ServerConfig
 from metalm_service.core import engine
 from metalm_service.fairness import FairTurns, GoneError, Turn
-from metalm_service.limits import PLAIN, Encoding
+from metalm_service.limits import PLAIN, Allowance, Encoding
 from metalm_service.places import Places
 
 VERSION = version("metalm")
 
-T = TypeVar("T")
+W_co = TypeVar("W_co", covariant=True)
+
+Portion = Sequence[tuple[int, int]]
+"""(first, size) of the batches that are made in one turn."""
+
+
+class Writer(Protocol[W_co]):
+    """Makes of a portion's batches what is sent."""
+
+    def room(self) -> tuple[Tokens, Tokens] | None:
+        """Where x and y of the next batch, each [B, L], are to be made, if it matters."""
+
+    def add(self, batch: Batch) -> None:
+        """The next batch is there."""
+
+    def written(self) -> W_co:
+        """What is sent of them."""
 
 
 class State(Enum):
@@ -108,52 +126,21 @@ class Handler:
         Raises LimitExceeded, Overloaded, Starting or Draining.
         """
         call.request = request
-        reserved = limits.check(self.config, request, encoding)
+        allowance = limits.check(self.config, request, encoding)
         with self._lock:
             if self._state is State.STARTING:
                 raise Starting("the server is starting: its kernels are not ready", 1.0)
             if self._state is State.DRAINING:
                 raise Draining("the server is shutting down", 0.0)
-            self._places.take(call.client, reserved)
-        return Admission(self, call, request, encoding, reserved)
-
-    def _portion(
-        self,
-        admission: Admission,
-        first: int,
-        size: int,
-        encode: Callable[[Batch], T],
-        wanted: Callable[[], bool],
-    ) -> tuple[T, Turn]:
-        """One batch, encoded, and the turn that it is still to end."""
-
-        def here() -> bool:
-            return not self._abandoned and wanted()
-
-        def proceed() -> None:
-            if not here():
-                raise CallerGoneError
-            turn.pause(here)
-
-        turns = self._text_turns if admission.encoding.holds_the_interpreter else self._turns
-        try:
-            turn = turns.take(admission.call.client, here)
-            try:
-                batch = engine.make_batch(admission.request, first, size, proceed)
-                encoded = encode(batch)
-            except BaseException:
-                turn.end()
-                raise
-        except GoneError:
-            raise CallerGoneError from None
-        turn.lend()
-        return encoded, turn
+            self._places.take(call.client, allowance.reserved_bytes)
+        return Admission(self, call, request, encoding, allowance)
 
 
 class Admission:
     """A request that was admitted; gives back what was reserved when it is closed.
 
-    Closing it twice is fine, from any thread.
+    Its batches are made in portions, each in one turn at the cores. Closing it twice is fine, from
+    any thread.
     """
 
     def __init__(
@@ -162,34 +149,97 @@ class Admission:
         call: Call,
         request: BatchRequest,
         encoding: Encoding,
-        reserved: int,
+        allowance: Allowance,
     ) -> None:
         self.call = call
         self.request = request
-        self.encoding = encoding
         self._handler = handler
-        self._reserved = reserved
+        self._allowance = allowance
+        self._turns = handler._text_turns if encoding.holds_the_interpreter else handler._turns
         self._closing = threading.Lock()
         self._on_their_way: deque[Turn] = deque()
 
-    def batches(self, encode: Callable[[Batch], T], wanted: Callable[[], bool]) -> Iterator[T]:
-        """The request's batches, in order and encoded.
+    def portions(self) -> Iterator[Portion]:
+        """All batches of the request, in order. The first one is alone: somebody waits for it."""
+        ranges = self.request.ranges()
+        yield [next(ranges)]
+        while portion := list(islice(ranges, self._allowance.batches_in_turn)):
+            yield portion
 
-        `wanted` is asked every few million tokens; CallerGoneError is raised when it says no.
+    def make(
+        self, portion: Portion, writer: Callable[[], Writer[W_co]], wanted: Callable[[], bool]
+    ) -> W_co:
+        """What a writer makes of the batches of a portion. Their turn, which is waited for, ends
+        when that is `taken`, or if one cannot be made.
+
+        `wanted` is asked every few million tokens, and while it waits; CallerGoneError is raised
+        when it says no.
         """
-        for first, size in self.request.ranges():
-            with self.call.generating(size, size * self.request.spec.L):
-                encoded, turn = self._handler._portion(self, first, size, encode, wanted)
-            self._on_their_way.append(turn)
-            yield encoded
-            # Not kept while the next one is generated.
-            del encoded
+        try:
+            turn = self._turns.take(self.call.client, self._here(wanted))
+        except GoneError:
+            raise CallerGoneError from None
+        return self._make(turn, portion, writer, wanted)
+
+    def ask(
+        self,
+        portion: Portion,
+        writer: Callable[[], Writer[W_co]],
+        wanted: Callable[[], bool],
+        begin: Callable[[Callable[[], W_co]], object],
+    ) -> Callable[[], bool]:
+        """The same without waiting: when the turn has come, `begin` is given what makes the
+        batches, in any thread and perhaps before this returns.
+
+        The answer is called to withdraw; it says whether the turn had not come, and never will.
+        """
+        turn = self._turns.ask(
+            self.call.client,
+            lambda turn: begin(lambda: self._make(turn, portion, writer, wanted)),
+        )
+        return turn.withdraw
 
     def taken(self) -> None:
-        """The door has handed the next of the batches to its transport, which has taken it."""
+        """The door has handed the next of the portions to its transport, which has taken it."""
         self._on_their_way.popleft().end()
 
     def close(self) -> None:
         # Taken once and never given back.
         if self._closing.acquire(blocking=False):
-            self._handler._places.give_back(self.call.client, self._reserved)
+            self._handler._places.give_back(self.call.client, self._allowance.reserved_bytes)
+
+    def _make(
+        self,
+        turn: Turn,
+        portion: Portion,
+        new_writer: Callable[[], Writer[W_co]],
+        wanted: Callable[[], bool],
+    ) -> W_co:
+        here = self._here(wanted)
+
+        def proceed() -> None:
+            if not here():
+                raise CallerGoneError
+            turn.pause(here)
+
+        asked_at = turn.asked_at
+        try:
+            writer = new_writer()
+            for first, size in portion:
+                with self.call.generating(size, size * self.request.spec.L, asked_at):
+                    room = writer.room()
+                    writer.add(engine.make_batch(self.request, first, size, proceed, room))
+                asked_at = time.perf_counter()
+            written = writer.written()
+        except GoneError:
+            turn.end()
+            raise CallerGoneError from None
+        except BaseException:
+            turn.end()
+            raise
+        self._on_their_way.append(turn)
+        turn.lend()
+        return written
+
+    def _here(self, wanted: Callable[[], bool]) -> Callable[[], bool]:
+        return lambda: not self._handler._abandoned and wanted()

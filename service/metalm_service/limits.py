@@ -18,26 +18,45 @@ _FIELDS = {field.name: field for field in SPEC_FIELDS}
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """What a form of the answer costs: bytes of memory for each byte of arrays, nanoseconds of a
-    core for each token, and whether Python can do nothing else meanwhile."""
+    core for each token, and whether Python can do nothing else meanwhile; up to how many bytes
+    batches may be made and sent together."""
 
     bytes_a_byte: int = 1
     ns_a_token: int = 1
     holds_the_interpreter: bool = False
+    together_bytes: int = 0
 
 
 PLAIN = Encoding()
-"""The wire's own."""
+"""The wire's own, batch by batch."""
+
+_TOGETHER_S = 0.01
+"""How long batches may take together, as estimated: others wait as long for their turn."""
 
 
-def check(config: ServerConfig, request: BatchRequest, encoding: Encoding = PLAIN) -> int:
-    """The bytes of memory that a request needs. Raises LimitExceeded for one that is over a limit
-    of this server. Nothing of it is allocated."""
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a request gets: bytes of memory that are reserved for it, and how many of its batches
+    are made in one turn."""
+
+    reserved_bytes: int
+    batches_in_turn: int
+
+
+def check(config: ServerConfig, request: BatchRequest, encoding: Encoding = PLAIN) -> Allowance:
+    """What a request needs. Raises LimitExceeded for one that is over a limit of this server.
+    Nothing of it is allocated."""
     cost = engine.cost_of(request)
     message_bytes = encoding.bytes_a_byte * cost.batch_bytes
-    reserved = COPIES * message_bytes + cost.scratch_bytes
-    _check_size(config, request, message_bytes, reserved)
-    _check_cpu(config, request, cost.cpu_s + cost.tokens * encoding.ns_a_token * 1e-9)
-    return reserved
+    cpu_s = cost.cpu_s + cost.tokens * encoding.ns_a_token * 1e-9
+    _check_size(config, request, message_bytes, COPIES * message_bytes + cost.scratch_bytes)
+    _check_cpu(config, request, cpu_s)
+    # No more than what each of all requests can have: nobody is refused for it.
+    share = config.max_inflight_bytes // (COPIES * config.max_requests)
+    together_bytes = min(encoding.together_bytes, config.max_message_bytes, share)
+    in_time = int(_TOGETHER_S * request.count / cpu_s)
+    together = max(1, min(together_bytes // message_bytes, in_time, request.count))
+    return Allowance(COPIES * together * message_bytes + cost.scratch_bytes, together)
 
 
 def reach(config: ServerConfig, spec: Spec) -> Reach:

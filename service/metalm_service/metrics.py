@@ -47,11 +47,11 @@ class Metrics(Watcher):
     def generated(self, call: Call, seconds: float, cpu_s: float) -> None:
         self._sums.generated(call, seconds, cpu_s)
 
-    def sent(self, call: Call, samples: int, tokens: int, size: int) -> None:
-        self._sums.sent(call, samples, tokens, size)
+    def sent(self, call: Call, batches: int, samples: int, tokens: int, size: int) -> None:
+        self._sums.sent(call, batches, samples, tokens, size)
 
-    def took(self, call: Call, seconds: float) -> None:
-        self._sums.took(call, seconds)
+    def took(self, call: Call, batches: int, seconds: float) -> None:
+        self._sums.took(call, batches, seconds)
 
     def ended(self, call: Call) -> None:
         self._requests.labels(call.door, call.method, call.outcome).inc()

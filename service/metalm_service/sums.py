@@ -53,17 +53,17 @@ class Sums(Watcher):
             if not math.isnan(seconds):
                 door.generation_seconds.add(seconds)
 
-    def sent(self, call: Call, samples: int, tokens: int, size: int) -> None:
+    def sent(self, call: Call, batches: int, samples: int, tokens: int, size: int) -> None:
         door = self._doors[call.door]
         with self._lock:
-            door.batches += 1
+            door.batches += batches
             door.samples += samples
             door.tokens += tokens
             door.sent_bytes += size
 
-    def took(self, call: Call, seconds: float) -> None:
+    def took(self, call: Call, batches: int, seconds: float) -> None:
         with self._lock:
-            self._doors[call.door].send_seconds.add(seconds)
+            self._doors[call.door].send_seconds.add(seconds, batches)
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
@@ -89,9 +89,10 @@ class _Times:
     counts: list[int] = field(default_factory=lambda: [0] * len(_SECONDS))
     sum_s: float = 0.0
 
-    def add(self, seconds: float) -> None:
-        self.counts[bisect_left(_SECONDS, seconds)] += 1
-        self.sum_s += seconds
+    def add(self, seconds: float, count: int = 1) -> None:
+        """That many took so long, each."""
+        self.counts[bisect_left(_SECONDS, seconds)] += count
+        self.sum_s += count * seconds
 
     def buckets(self) -> list[tuple[str, float]]:
         """How many were at most so long as each of _SECONDS, as written."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from metalm_service.fairness import FairTurns
+from metalm_service.fairness import FairTurns, Turn
 
 
 class Clock:
@@ -122,3 +122,47 @@ def test_nobody_is_remembered_for_ever() -> None:
     for number in range(1000):
         turns.take(f"client {number}").end()
     assert not turns._clients
+
+
+def test_a_turn_that_is_asked_for_begins_when_there_is_room() -> None:
+    turns = FairTurns(1)
+    begun: list[Turn] = []
+    one = turns.ask("one", begun.append)
+    assert begun == [one]
+    others = [turns.ask("other", begun.append) for _ in range(3)]
+    assert begun == [one]
+    one.end()
+    assert begun == [one, others[0]]
+    assert others[1].withdraw()
+    assert not others[1].withdraw()
+    others[1].end()
+    others[0].end()
+    assert begun == [one, others[0], others[2]]
+    assert not others[2].withdraw()
+    others[2].end()
+    assert not turns._clients
+
+
+def test_who_is_told_of_a_turn_may_end_it() -> None:
+    turns = FairTurns(1)
+    ended: list[Turn] = []
+
+    def end(turn: Turn) -> None:
+        ended.append(turn)
+        turn.end()
+
+    first = turns.take("one")
+    asked = [turns.ask(f"client {number}", end) for number in range(100)]
+    first.end()
+    assert set(ended) == set(asked)
+
+
+def test_a_lease_ends_in_time_though_nobody_calls() -> None:
+    turns = FairTurns(1)
+    for _ in range(20):
+        slow = turns.take("slow")
+        slow.lend()
+        begun = threading.Event()
+        asked = turns.ask("next", lambda turn, begun=begun: begun.set())
+        assert begun.wait(30)
+        asked.end()

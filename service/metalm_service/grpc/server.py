@@ -13,8 +13,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
-from metalm_proto import errors, messages, wire
-from metalm_proto.batch import Batch
+from metalm_proto import errors, messages
 from metalm_proto.spec import BatchRequest
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_service.calls import SERVICE, Calls
@@ -81,7 +80,7 @@ class _Servicer:
     def _answers(self, context: CallContext, asked: Callable[[], BatchRequest]) -> Iterator[bytes]:
         try:
             admission = self._handler.admit(context.call, asked())
-            stream = Stream(admission, _encode, context.is_active)
+            stream = Stream(admission, context.is_active)
             _at_the_end_of(context, stream.close)
             with self._stalls.reader(context) as reader:
                 for answer in context.call.sent(stream):
@@ -187,10 +186,6 @@ def _options(config: ServerConfig, streams: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", silence_s * 1000),
         *_CONNECTION_OPTIONS,
     ]
-
-
-def _encode(batch: Batch) -> bytes:
-    return wire.batch_response(wire.encode_batch(batch))
 
 
 def _at_the_end_of(context: CallContext, close: Callable[[], None]) -> None:

@@ -8,35 +8,46 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
 
+from metalm_proto import wire
 from metalm_proto.batch import Batch
 from metalm_service.handler import Admission, CallerGoneError
 
-T = TypeVar("T")
+
+class _Message:
+    """Writes one batch as the answer that holds it."""
+
+    def room(self) -> None:
+        """Anywhere: gRPC takes bytes, which nobody can write to."""
+
+    def add(self, batch: Batch) -> None:
+        self._data = wire.batch_response(wire.encode_batch(batch))
+
+    def written(self) -> bytes:
+        return self._data
 
 
-class Stream(Iterator[T], Generic[T]):
+class Stream(Iterator[bytes]):
     """Encoded batches, one after another. One thread iterates; any thread may close.
 
     `wanted`: whether the caller is still there. `next` raises what generating the batch raised, and
     CallerGoneError once it is closed.
     """
 
-    def __init__(
-        self, admission: Admission, encode: Callable[[Batch], T], wanted: Callable[[], bool]
-    ) -> None:
+    def __init__(self, admission: Admission, wanted: Callable[[], bool]) -> None:
         self._admission = admission
         self._closed = False
         self._working = threading.Lock()
-        self._encoded = admission.batches(encode, lambda: not self._closed and wanted())
+        self._wanted = lambda: not self._closed and wanted()
+        # One batch to each, as there is one in a message.
+        self._portions = admission.portions()
 
-    def __next__(self) -> T:
+    def __next__(self) -> bytes:
         try:
             with self._working:
                 if self._closed:
                     raise CallerGoneError
-                return next(self._encoded)
+                return self._admission.make(next(self._portions), _Message, self._wanted)
         finally:
             if self._closed:
                 self._admission.close()

@@ -1,61 +1,106 @@
-"""The batches of an admitted request: the next one is generated while one is on its way."""
+"""The batches of an admitted request: the next ones are generated while some are on their way."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import Generic, TypeVar
+from dataclasses import dataclass
+from functools import partial
 
-from metalm_proto.batch import Batch
 from metalm_service.handler import Admission, CallerGoneError
+from metalm_service.http.formats import Buffers, Format
 
-T = TypeVar("T")
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes of an answer, and how many batches they are."""
+
+    buffers: Buffers
+    batches: int
 
 
-class Ahead(Generic[T]):
-    """Encoded batches, one after another, made on `executor`; `close` may be called from any
-    thread."""
+class Ahead:
+    """Pieces of an answer, one after another, made on `executor`, which has a thread for each
+    admitted request. Of one thread, which is never kept waiting.
+
+    Work is given to a thread when its turn has come, not before: one that waits for a turn has to
+    be woken for it, which with more streams than cores was once for every batch.
+    """
 
     def __init__(
-        self, admission: Admission, encode: Callable[[Batch], T], executor: Executor
+        self,
+        admission: Admission,
+        form: Format,
+        executor: Executor,
     ) -> None:
         self.call = admission.call
         self._admission = admission
-        self._closed = False
-        self._closing = threading.Lock()
-        self._encoded = admission.batches(encode, lambda: not self._closed)
+        self._form = form
         self._executor = executor
-        self._working: Future[T | None] = executor.submit(next, self._encoded, None)
+        self._closed = False
+        self._withdraw: Callable[[], bool] = _nothing_to_withdraw
+        self._portions = admission.portions()
+        self._begin()
 
-    def upcoming(self) -> Future[T | None]:
-        """The batch that `following` will give; None at the end."""
+    def upcoming(self) -> Future[Piece | None]:
+        """What `following` will give; None at the end."""
         return self._working
 
-    def following(self) -> T | None:
-        """The next batch, waited for, None at the end; the one behind it is begun.
+    def following(self) -> Piece | None:
+        """The next piece, which has to be there, None at the end; the one behind it is begun.
 
-        Raises what generating it raised, and CallerGoneError once it is closed.
+        Raises what making it raised, and CallerGoneError once it is closed.
         """
-        encoded = self._working.result()
-        with self._closing:
-            # Else work could begin whose reservation was given back with that of the one before.
-            if self._closed:
-                raise CallerGoneError
-            if encoded is not None:
-                self._working = self._executor.submit(next, self._encoded, None)
-        return encoded
+        # Else work could begin whose reservation was given back with that of the one before.
+        if self._closed:
+            raise CallerGoneError
+        piece = self._working.result(0)
+        if piece is not None:
+            self._begin()
+        return piece
 
     def taken(self) -> None:
-        """The transport has taken the batch that was given last."""
+        """The transport has taken the piece that was given last."""
         self._admission.taken()
 
     def abandon(self) -> None:
-        """Nobody wants what is being generated: it ends soon, with CallerGoneError."""
+        """Nobody wants what is being made: it ends soon, with CallerGoneError."""
         self._closed = True
+        if self._withdraw():
+            self._working.cancel()
 
     def close(self) -> None:
         """Ends the work. The reservation is kept until the thread that fills its bytes is done."""
-        with self._closing:
-            self._closed = True
+        self.abandon()
         self._working.add_done_callback(lambda _: self._admission.close())
+
+    def _begin(self) -> None:
+        working: Future[Piece | None] = Future()
+        self._working = working
+        self._withdraw = _nothing_to_withdraw
+        portion = next(self._portions, None)
+        if portion is None:
+            working.set_result(None)
+            return
+
+        def begin(make: Callable[[], Buffers]) -> None:
+            self._executor.submit(work, make)
+
+        def work(make: Callable[[], Buffers]) -> None:
+            try:
+                piece = Piece(make(), len(portion))
+            except BaseException as error:
+                working.set_exception(error)
+            else:
+                working.set_result(piece)
+
+        self._withdraw = self._admission.ask(
+            portion,
+            partial(self._form.writer, self._admission.request, portion),
+            lambda: not self._closed,
+            begin,
+        )
+
+
+def _nothing_to_withdraw() -> bool:
+    return False

@@ -84,7 +84,7 @@ def create_app(
             headers["Content-Length"] = str(length)
         if request.method == "HEAD":
             return Response(media_type=chosen.media_type, headers=headers)
-        stream = Ahead(handler.admit(call, wanted, chosen.encoding), chosen.encode, executor)
+        stream = Ahead(handler.admit(call, wanted, chosen.encoding), chosen, executor)
         try:
             # Before the status is sent: what goes wrong here can still be told.
             head = await first(stream, request)
@@ -95,7 +95,7 @@ def create_app(
             stream.close()
             raise
         if wanted.samples <= wanted.batch_size:
-            headers["Content-Length"] = str(sum(map(len, head or ())))
+            headers["Content-Length"] = str(sum(map(len, head.buffers)) if head else 0)
         return BatchResponse(stream, head, media_type=chosen.media_type, headers=headers)
 
     @app.head("/sample", include_in_schema=False)

@@ -10,9 +10,37 @@ from fastapi import Request
 from metalm_proto import errors, formats, wire
 from metalm_proto.batch import Batch
 from metalm_proto.spec import BatchRequest
+from metalm_service.handler import Portion, Writer
 from metalm_service.limits import PLAIN, Encoding
 
 Pairs = list[tuple[str, str]]
+
+
+Buffers = Sequence[wire.Buffer]
+
+
+class _Encoded:
+    """A writer of what an encoder makes of each batch."""
+
+    def __init__(self, encode: Callable[[Batch], Buffers]) -> None:
+        self._encode = encode
+        self._buffers: list[wire.Buffer] = []
+
+    def room(self) -> None:
+        """Anywhere."""
+
+    def add(self, batch: Batch) -> None:
+        self._buffers += self._encode(batch)
+
+    def written(self) -> Buffers:
+        """In one buffer, where they are not too many.
+
+        Each buffer is a write to the connection and wakes its reader, which costs more than copying
+        this much; a copy of far more would keep the interpreter from all others meanwhile.
+        """
+        buffers = self._buffers
+        few = sum(map(len, buffers)) <= _JOINED_BYTES
+        return [b"".join(buffers)] if few and len(buffers) > 1 else buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,23 +49,28 @@ class Format:
 
     name: str
     media_type: str
-    encode: Callable[[Batch], Sequence[wire.Buffer]]
+    encode: Callable[[Batch], Buffers]
     encoding: Encoding = PLAIN
     tells_provenance: bool = True
     # Bytes of the whole answer, where they are known before it is generated.
     length: Callable[[BatchRequest], int | None] = lambda request: None
 
+    def writer(self, request: BatchRequest, portion: Portion) -> Writer[Buffers]:
+        """For batches of a request."""
+        return _Encoded(self.encode)
 
-_IN_ONE_BYTES = 2**20
+
+class _Stream(Format):
+    """The length-delimited form, written in place where that can be."""
+
+    def writer(self, request: BatchRequest, portion: Portion) -> Writer[Buffers]:
+        if request.provenance:
+            return _Encoded(self.encode)
+        return wire.StreamWriter(request, [size for _, size in portion])
 
 
-def _in_one(buffers: list[wire.Buffer]) -> list[wire.Buffer]:
-    """The same bytes in one buffer, where they are not too many.
-
-    Each buffer is a write to the connection and wakes its reader, which costs more than copying
-    this much; a copy of far more would keep the interpreter from all others meanwhile.
-    """
-    return [b"".join(buffers)] if sum(map(len, buffers)) <= _IN_ONE_BYTES else buffers
+_JOINED_BYTES = 2**20
+_TOGETHER_BYTES = 2**20
 
 
 # Lists of Python's integers and strings are large.
@@ -64,13 +97,14 @@ SAMPLE_FORMATS = (
         Encoding(bytes_a_byte=2, ns_a_token=10),
         tells_provenance=False,
     ),
-    Format("protobuf", wire.MEDIA_TYPE, lambda batch: _in_one(wire.encode_batch(batch))),
+    Format("protobuf", wire.MEDIA_TYPE, wire.encode_batch),
 )
 BATCHES_FORMATS = (
-    Format(
+    _Stream(
         "protobuf",
         wire.STREAM_MEDIA_TYPE,
-        lambda batch: _in_one(wire.length_prefixed(wire.encode_batch(batch))),
+        lambda batch: wire.length_prefixed(wire.encode_batch(batch)),
+        Encoding(together_bytes=_TOGETHER_BYTES),
         length=wire.encoded_length,
     ),
     Format(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import Request
@@ -14,26 +14,26 @@ from starlette.types import Receive, Scope, Send
 from metalm_proto import wire
 from metalm_proto.errors import Draining
 from metalm_service.handler import CallerGoneError
-from metalm_service.http.ahead import Ahead
+from metalm_service.http.ahead import Ahead, Piece
 
 _log = logging.getLogger(__name__)
 
+_WRITE_BYTES = 2**20
+"""Given to the connection at once: what it cannot send it copies, and moves again and again."""
 
-Buffers = Sequence[wire.Buffer]
 
-
-async def following(stream: Ahead[Buffers]) -> Buffers | None:
-    """The next batch's buffers. At the end None, and the reservation is given back: the caller may
+async def following(stream: Ahead) -> Piece | None:
+    """The next piece. At the end None, and the reservation is given back: the caller may
     ask again the moment that it has the last byte."""
     await asyncio.wrap_future(stream.upcoming())
-    buffers = stream.following()
-    if buffers is None:
+    piece = stream.following()
+    if piece is None:
         stream.close()
-    return buffers
+    return piece
 
 
-async def first(stream: Ahead[Buffers], request: Request) -> Buffers | None:
-    """The first batch's buffers, which may take long, and whoever wants it may not wait so long.
+async def first(stream: Ahead, request: Request) -> Piece | None:
+    """The first piece, which may take long, and whoever wants it may not wait so long.
 
     Raises CallerGoneError, Draining when the time to drain is over, and what generating it raised.
     """
@@ -51,9 +51,9 @@ async def first(stream: Ahead[Buffers], request: Request) -> Buffers | None:
 
 
 class BatchResponse(StreamingResponse):
-    """Sends a stream whose first batch is here, and closes it whatever happens."""
+    """Sends a stream whose first piece is here, and closes it whatever happens."""
 
-    def __init__(self, stream: Ahead[Buffers], first: Buffers | None, **others: Any) -> None:
+    def __init__(self, stream: Ahead, first: Piece | None, **others: Any) -> None:
         self._stream = stream
         super().__init__(self._chunks(first), **others)
 
@@ -66,13 +66,15 @@ class BatchResponse(StreamingResponse):
         finally:
             self._stream.close()
 
-    async def _chunks(self, buffers: Buffers | None) -> AsyncIterator[wire.Buffer]:
-        while buffers is not None:
-            with self._stream.call.sending(sum(map(len, buffers))):
-                for buffer in buffers:
-                    yield buffer
+    async def _chunks(self, piece: Piece | None) -> AsyncIterator[wire.Buffer]:
+        while piece is not None:
+            with self._stream.call.sending(sum(map(len, piece.buffers)), piece.batches):
+                for buffer in piece.buffers:
+                    view = memoryview(buffer)
+                    for begin in range(0, len(view), _WRITE_BYTES):
+                        yield view[begin : begin + _WRITE_BYTES]
             self._stream.taken()
-            buffers = await following(self._stream)
+            piece = await following(self._stream)
 
 
 async def disconnected(request: Request) -> None:
