@@ -52,12 +52,7 @@ def create_app(
         openapi_url="/openapi.json" if handler.config.docs else None,
     )
     add_problems(app)
-    add_probes(app, handler)
     config = handler.config
-    if config.page:
-        add_page(app, docs=config.docs, metrics=config.admin_port is None)
-    if config.docs:
-        add_docs(app)
     guarded = openapi.guarded if tokens.required else _open
 
     def identified(request: Request) -> Call:
@@ -65,9 +60,6 @@ def create_app(
         call: Call = request.state.call
         call.client = tokens.client(request.headers.getlist("authorization"), call.client)
         return call
-
-    if handler.config.admin_port is None:
-        add_metrics(app, metrics, identified, guarded)
 
     async def answer(request: Request, parse: Parser, choices: Sequence[Format]) -> Response:
         call = identified(request)
@@ -108,6 +100,14 @@ def create_app(
     async def batches(request: Request) -> Response:
         return await answer(request, query.parse_batches, BATCHES_FORMATS)
 
+    # Paths are tried in this order: those above are asked for most.
+    add_probes(app, handler)
+    if config.admin_port is None:
+        add_metrics(app, metrics, identified, guarded)
+    if config.page:
+        add_page(app, docs=config.docs, metrics=config.admin_port is None)
+    if config.docs:
+        add_docs(app)
     add_floors(app, desk, identified, guarded, "private" if tokens.required else "public")
 
     @app.head("/describe", include_in_schema=False)
