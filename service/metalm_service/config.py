@@ -15,8 +15,10 @@ from metalm_proto.fields import Field
 MIB = 2**20
 
 COPIES = 4
-"""Of the batches of a turn, that a door holds of one request at most: those being sent, what its
-transport has copied of them, the next ones, and what these are made from."""
+"""Of a batch that a door holds of one request at most: being sent, what its transport has copied of
+that, the next one, and what that is made from."""
+COPIES_IN_PLACE = COPIES - 1
+"""The same where batches are made in what is sent."""
 
 
 class LogFormat(StrEnum):

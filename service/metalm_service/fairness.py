@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -11,12 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 LEASE_S = 0.005
-"""How long a turn lasts at most while a batch is on its way: a reader that is slow must not keep
-others waiting, and one that is not has it sooner."""
+"""How long a turn lasts while its batches are on their way, and twice as long where nobody else
+calls: a reader that is slow must not keep others waiting, and one that is not has them sooner."""
 QUANTUM_S = 0.02
 """How long a turn lasts at most, where others wait, before it has to be waited for again."""
 _LOOK_EVERY_S = 0.25
 _FORGET_EVERY = 64
+
+_log = logging.getLogger(__name__)
 
 
 class GoneError(Exception):
@@ -31,8 +34,12 @@ class _Client:
     holding: int = 0
 
 
+def _begun(turn: Turn) -> None:
+    """It begins only once."""
+
+
 class Turn:
-    """One batch's: it is waited for, the batch is generated, it is on its way, the turn is over."""
+    """It is waited for, batches are generated, they are on their way, the turn is over."""
 
     def __init__(self, turns: FairTurns, client: str, begin: Callable[[Turn], object]) -> None:
         self.client = client
@@ -51,7 +58,7 @@ class Turn:
             self._turns.again(self, wanted)
 
     def lend(self) -> None:
-        """The batch is on its way: the turn ends when it is there, or after LEASE_S."""
+        """The batches are on their way: the turn ends when they are there, or after LEASE_S."""
         self._turns.lend(self)
 
     def end(self) -> None:
@@ -167,7 +174,14 @@ class FairTurns:
                 self._watch_leases()
                 dealt, self._dealt = self._dealt, []
         for turn in dealt:
-            turn.begin(turn)
+            # It may keep what was made in the turn alive, and a lease outlasts that.
+            begin, turn.begin = turn.begin, _begun
+            try:
+                begin(turn)
+            except Exception:
+                # Not the fault of whoever made room, and the others are to begin.
+                _log.exception("a turn of %s could not begin", turn.client)
+                turn.end()
 
     def _known(self, client: str) -> _Client:
         return self._clients.setdefault(client, _Client(self._now_s))
@@ -186,12 +200,13 @@ class FairTurns:
 
     def _end_leases(self) -> None:
         while True:
-            with self._dealing():
+            with self._lock:
                 # It looks now and then, and goes on for a while: most leases end before they are
                 # over, and it would be woken for each.
                 self._idle, self._wanted = not self._wanted, False
                 self._lent.wait(None if self._idle else LEASE_S)
-                self._end_due()
+            with self._dealing():
+                pass  # those that are due end
 
     def _end_due(self) -> None:
         """Ends the leases that are over."""

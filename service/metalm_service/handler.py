@@ -63,7 +63,7 @@ class Handler:
     def __init__(self, config: ServerConfig) -> None:
         self.config = config
         self._lock = threading.Lock()
-        # One more than generate: while a batch is on its way, its core has the next one.
+        # One more than generate: while batches are on their way, their core has the next ones.
         self._turns = FairTurns(config.threads + 1)
         # One at a time: many would leave the doors, and the probes, no time at all.
         self._text_turns = FairTurns(1)

@@ -9,7 +9,7 @@ from typing import Any
 from metalm_proto.description import Reach
 from metalm_proto.errors import InvalidArgument, LimitExceeded
 from metalm_proto.spec import SPEC_FIELDS, BatchRequest, Spec
-from metalm_service.config import COPIES, ServerConfig
+from metalm_service.config import COPIES, COPIES_IN_PLACE, ServerConfig
 from metalm_service.core import engine
 
 _FIELDS = {field.name: field for field in SPEC_FIELDS}
@@ -18,8 +18,8 @@ _FIELDS = {field.name: field for field in SPEC_FIELDS}
 @dataclass(frozen=True, slots=True)
 class Encoding:
     """What a form of the answer costs: bytes of memory for each byte of arrays, nanoseconds of a
-    core for each token, and whether Python can do nothing else meanwhile; up to how many bytes
-    batches may be made and sent together."""
+    core for each token, and whether Python can do nothing else meanwhile; up to how many bytes of
+    arrays batches may be made and sent together, which takes that they are made in place."""
 
     bytes_a_byte: int = 1
     ns_a_token: int = 1
@@ -31,7 +31,7 @@ PLAIN = Encoding()
 """The wire's own, batch by batch."""
 
 _TOGETHER_S = 0.01
-"""How long batches may take together, as estimated: others wait as long for their turn."""
+"""How long batches may take together, as estimated: others wait for their turn meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,21 @@ def check(config: ServerConfig, request: BatchRequest, encoding: Encoding = PLAI
     cost = engine.cost_of(request)
     message_bytes = encoding.bytes_a_byte * cost.batch_bytes
     cpu_s = cost.cpu_s + cost.tokens * encoding.ns_a_token * 1e-9
-    _check_size(config, request, message_bytes, COPIES * message_bytes + cost.scratch_bytes)
+    reserved_bytes = COPIES * message_bytes + cost.scratch_bytes
+    _check_size(config, request, message_bytes, reserved_bytes)
     _check_cpu(config, request, cpu_s)
-    # No more than what each of all requests can have: nobody is refused for it.
-    share = config.max_inflight_bytes // (COPIES * config.max_requests)
-    together_bytes = min(encoding.together_bytes, config.max_message_bytes, share)
+    if request.provenance or not encoding.together_bytes:
+        return Allowance(reserved_bytes, 1)
+    # No more than what each of all requests can have: there is room for as many as there are
+    # places.
+    share = config.max_inflight_bytes // config.max_requests - cost.scratch_bytes
+    together_bytes = min(
+        encoding.together_bytes, config.max_message_bytes, max(0, share) // COPIES_IN_PLACE
+    )
     in_time = int(_TOGETHER_S * request.count / cpu_s)
     together = max(1, min(together_bytes // message_bytes, in_time, request.count))
-    return Allowance(COPIES * together * message_bytes + cost.scratch_bytes, together)
+    together_reserved = COPIES_IN_PLACE * together * message_bytes + cost.scratch_bytes
+    return Allowance(max(reserved_bytes, together_reserved), together)
 
 
 def reach(config: ServerConfig, spec: Spec) -> Reach:

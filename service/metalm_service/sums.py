@@ -34,7 +34,8 @@ _COUNTERS = {
 _HISTOGRAMS = {
     "generation_seconds": "From a batch being asked for to its being there, waits for a turn "
     "included.",
-    "send_seconds": "From a batch's being there to the door's being ready for the next.",
+    "send_seconds": "From a batch's being there to the door's being ready for the next; batches "
+    "that are sent together share the time.",
 }
 
 
@@ -63,7 +64,7 @@ class Sums(Watcher):
 
     def took(self, call: Call, batches: int, seconds: float) -> None:
         with self._lock:
-            self._doors[call.door].send_seconds.add(seconds, batches)
+            self._doors[call.door].send_seconds.add(seconds / batches, batches)
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:

@@ -150,7 +150,8 @@ def _memory(seconds: float) -> None:
     """A replica at rest, and the most that it ever had while its whole budget was taken."""
     config = ServerConfig()
     connections = config.max_requests
-    share = config.max_inflight_bytes // (COPIES * connections)
+    # Beside its copies a request has some KiB to work in.
+    share = (config.max_inflight_bytes // connections - 2**16) // COPIES
     load = Load(spec=SPEC, batch_size=share // (2 * int(SPEC["L"])), batches=8)
     # All readers are one client to it.
     with replica(*ALL_CORES, METALM_MAX_CLIENT_SHARE="1") as service:

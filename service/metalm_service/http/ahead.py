@@ -67,7 +67,7 @@ class Ahead:
         """Nobody wants what is being made: it ends soon, with CallerGoneError."""
         self._closed = True
         if self._withdraw():
-            self._working.cancel()
+            self._working.set_exception(CallerGoneError())
 
     def close(self) -> None:
         """Ends the work. The reservation is kept until the thread that fills its bytes is done."""
@@ -76,6 +76,9 @@ class Ahead:
 
     def _begin(self) -> None:
         working: Future[Piece | None] = Future()
+        # Whoever waits for it may be cancelled, but not what he waits for: a thread may fill its
+        # bytes.
+        working.set_running_or_notify_cancel()
         self._working = working
         self._withdraw = _nothing_to_withdraw
         portion = next(self._portions, None)
@@ -84,15 +87,11 @@ class Ahead:
             return
 
         def begin(make: Callable[[], Buffers]) -> None:
-            self._executor.submit(work, make)
-
-        def work(make: Callable[[], Buffers]) -> None:
             try:
-                piece = Piece(make(), len(portion))
-            except BaseException as error:
+                self._executor.submit(_work, make, len(portion), working)
+            except Exception as error:
                 working.set_exception(error)
-            else:
-                working.set_result(piece)
+                raise
 
         self._withdraw = self._admission.ask(
             portion,
@@ -100,6 +99,19 @@ class Ahead:
             lambda: not self._closed,
             begin,
         )
+
+
+def _work(make: Callable[[], Buffers], batches: int, working: Future[Piece | None]) -> None:
+    if working.done():  # there was no thread for it at first
+        return
+    try:
+        piece = Piece(make(), batches)
+    except BaseException as error:
+        working.set_exception(error)
+        # Which refers to this frame.
+        del working
+    else:
+        working.set_result(piece)
 
 
 def _nothing_to_withdraw() -> bool:

@@ -18,6 +18,11 @@ Pairs = list[tuple[str, str]]
 
 Buffers = Sequence[wire.Buffer]
 
+_TOGETHER_BYTES = 2**20
+"""Of arrays, which are made and sent together."""
+WRITE_BYTES = _TOGETHER_BYTES + 2**16
+"""Given to the connection at once, heads included."""
+
 
 class _Encoded:
     """A writer of what an encoder makes of each batch."""
@@ -30,17 +35,20 @@ class _Encoded:
         """Anywhere."""
 
     def add(self, batch: Batch) -> None:
-        self._buffers += self._encode(batch)
+        self._buffers += _joined(self._encode(batch))
 
     def written(self) -> Buffers:
-        """In one buffer, where they are not too many.
+        return self._buffers
 
-        Each buffer is a write to the connection and wakes its reader, which costs more than copying
-        this much; a copy of far more would keep the interpreter from all others meanwhile.
-        """
-        buffers = self._buffers
-        few = sum(map(len, buffers)) <= _JOINED_BYTES
-        return [b"".join(buffers)] if few and len(buffers) > 1 else buffers
+
+def _joined(buffers: Buffers) -> Buffers:
+    """The same bytes in one buffer, where they are not too many.
+
+    Each buffer is a write to the connection and wakes its reader, which costs more than copying
+    this much; a copy of far more would keep the interpreter from all others meanwhile.
+    """
+    few = sum(map(len, buffers)) <= WRITE_BYTES
+    return [b"".join(buffers)] if few and len(buffers) > 1 else buffers
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +75,6 @@ class _Stream(Format):
         if request.provenance:
             return _Encoded(self.encode)
         return wire.StreamWriter(request, [size for _, size in portion])
-
-
-_JOINED_BYTES = 2**20
-_TOGETHER_BYTES = 2**20
 
 
 # Lists of Python's integers and strings are large.

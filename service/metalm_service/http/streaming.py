@@ -15,11 +15,9 @@ from metalm_proto import wire
 from metalm_proto.errors import Draining
 from metalm_service.handler import CallerGoneError
 from metalm_service.http.ahead import Ahead, Piece
+from metalm_service.http.formats import WRITE_BYTES
 
 _log = logging.getLogger(__name__)
-
-_WRITE_BYTES = 2**20
-"""Given to the connection at once: what it cannot send it copies, and moves again and again."""
 
 
 async def following(stream: Ahead) -> Piece | None:
@@ -70,9 +68,10 @@ class BatchResponse(StreamingResponse):
         while piece is not None:
             with self._stream.call.sending(sum(map(len, piece.buffers)), piece.batches):
                 for buffer in piece.buffers:
+                    # What the connection cannot send it copies, and moves again and again.
                     view = memoryview(buffer)
-                    for begin in range(0, len(view), _WRITE_BYTES):
-                        yield view[begin : begin + _WRITE_BYTES]
+                    for begin in range(0, len(view), WRITE_BYTES):
+                        yield view[begin : begin + WRITE_BYTES]
             self._stream.taken()
             piece = await following(self._stream)
 
