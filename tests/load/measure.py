@@ -153,23 +153,41 @@ def service(*flags: str) -> Iterator[Service]:
         yield found
 
 
+def goodput(
+    url: str, seconds: float, few: Sequence[dict[str, Any]], many: Sequence[dict[str, Any]]
+) -> tuple[Figure, list[Tally]]:
+    """What the service gives to `many` clients, against the most that it gives to as many of the
+    `few` as it can bear; and what those many got."""
+    Load(url, 2, few[:2]).tallies()
+    bearable: dict[int, list[float]] = {2: [], 4: [], PLACES: []}
+    under_load: list[float] = []
+    tallies: list[Tally] = []
+    # One after the other in rounds: what else the machine does meets all of them alike.
+    for _ in range(ROUNDS):
+        for count, rates in bearable.items():
+            rates.append(rate(Load(url, seconds, few[:count]).tallies(), seconds))
+        # Without the probes, which would count against it.
+        round_tallies = Load(url, seconds, many).tallies()
+        under_load.append(rate(round_tallies, seconds))
+        tallies += round_tallies
+    peak = max(map(statistics.median, bearable.values()))
+    share = statistics.median(under_load) / peak
+    door = url.partition(":")[0]
+    figure = Figure(
+        f"{door}: {10 * PLACES} streams for {PLACES} places: goodput",
+        f"{100 * share:.0f} % of the peak of {peak:.0f} Mtok/s",
+        ">= 90 %",
+        share >= 0.9,
+    )
+    return figure, tallies
+
+
 def overload(seconds: float) -> list[Figure]:
     """Ten times as many streams as the service takes, from eight clients."""
-    many = [client(2 + k, 10) for k in range(8)]
+    few = [client(2 + k, 1) for k in range(PLACES)]
+    many = [client(2 + k, 10) for k in range(PLACES)]
     with service("--max-requests", str(PLACES)) as found:
-        Load(found.http, 2, [client(2, 2)]).tallies()
-        bearable: dict[int, list[float]] = {2: [], 4: [], PLACES: []}
-        under_load: list[float] = []
-        tallies: list[Tally] = []
-        # One after the other in rounds: what else the machine does meets all of them alike.
-        for _ in range(ROUNDS):
-            for count, rates in bearable.items():
-                few = [client(2 + k, 1) for k in range(count)]
-                rates.append(rate(Load(found.http, seconds / 2, few).tallies(), seconds / 2))
-            # Without the probes, which would count against it.
-            round_tallies = Load(found.http, seconds / 2, many).tallies()
-            under_load.append(rate(round_tallies, seconds / 2))
-            tallies += round_tallies
+        figure, tallies = goodput(found.http, seconds / 2, few, many)
         with Probes(found) as probes:
             Load(found.http, seconds, many).tallies()
         begun_at = time.perf_counter()
@@ -180,15 +198,8 @@ def overload(seconds: float) -> list[Figure]:
     errors = [error for tally in tallies for error in tally.errors]
     without_hint = sum(tally.without_hint for tally in tallies)
     assert len(refusals) >= 80, f"too little load: {len(refusals)} refusals"
-    peak = max(map(statistics.median, bearable.values()))
-    goodput = statistics.median(under_load) / peak
     return [
-        Figure(
-            f"{10 * PLACES} streams for {PLACES} places: goodput",
-            f"{100 * goodput:.0f} % of the peak of {peak:.0f} Mtok/s",
-            ">= 90 %",
-            goodput >= 0.9,
-        ),
+        figure,
         Figure(
             "refusals, all with the time to come again",
             f"{len(refusals)}: p50 {1000 * statistics.median(refusals):.1f} ms, "
@@ -202,6 +213,19 @@ def overload(seconds: float) -> list[Figure]:
     ]
 
 
+def overload_over_grpc(seconds: float) -> list[Figure]:
+    """The same through the other door."""
+    tokens = {f"client{k}": f"client{k}".ljust(16, "-") for k in range(PLACES)}
+    few = [_with_token(token, 1) for token in tokens.values()]
+    many = [_with_token(token, 10) for token in tokens.values()]
+    with running("--max-requests", str(PLACES), METALM_TOKENS=_given(tokens)) as found:
+        return [goodput(found.grpc, seconds / 2, few, many)[0]]
+
+
+def _given(tokens: dict[str, str]) -> str:
+    return ", ".join(f"{name} {token}" for name, token in tokens.items())
+
+
 def fair_shares(seconds: float) -> list[Figure]:
     """One client with fifty streams beside three with one each; over gRPC they are told apart by
     their tokens."""
@@ -211,8 +235,7 @@ def fair_shares(seconds: float) -> list[Figure]:
         crowd = [client(2, 50), *(client(3 + k, 1) for k in range(3))]
         alike = [client(2 + k, 1) for k in range(4)]
         figures = [_share("HTTP", found.http, seconds, crowd, alike)]
-    given = ", ".join(f"{name} {token}" for name, token in tokens.items())
-    with running(METALM_TOKENS=given) as found:
+    with running(METALM_TOKENS=_given(tokens)) as found:
         crowd = [_with_token(tokens[name], 50 if name == "greedy" else 1) for name in names]
         alike = [_with_token(tokens[name], 1) for name in names]
         return [*figures, _share("gRPC", found.grpc, seconds, crowd, alike)]
@@ -377,6 +400,7 @@ def drained() -> list[Figure]:
 def measure(seconds: float) -> Iterator[Figure]:
     """All of it; `seconds` for each load."""
     yield from overload(seconds)
+    yield from overload_over_grpc(seconds)
     yield from fair_shares(seconds)
     yield from stalled_readers(seconds)
     yield from left_alone()

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from metalm_proto.v1 import metalm_pb2 as pb
 
@@ -145,8 +147,18 @@ class GrpcReader:
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     self._tally.errors.append(repr(error))
-                time.sleep(random.uniform(0.5, 1.5))
+                time.sleep(retry_after_s(error) * random.uniform(0.5, 1.5))
         self._channel.close()
+
+
+def retry_after_s(error: grpc.RpcError) -> float:
+    """What the service says in a RetryInfo (google.rpc), else a second."""
+    status = rpc_status.from_call(error)
+    info = error_details_pb2.RetryInfo()
+    for detail in () if status is None else status.details:
+        if detail.Unpack(info):
+            return float(info.retry_delay.ToNanoseconds() / 1e9)
+    return 1.0
 
 
 def read(host: str, port: int, begin: float, until: float, client: dict[str, Any]) -> Tally:

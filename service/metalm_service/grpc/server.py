@@ -24,7 +24,7 @@ from metalm_service.grpc.guard import Guard
 from metalm_service.grpc.probes import Health
 from metalm_service.grpc.stalls import StallWatch
 from metalm_service.grpc.status import abort
-from metalm_service.grpc.stream import Stream
+from metalm_service.grpc.stream import TOGETHER, Stream
 from metalm_service.handler import Handler
 from metalm_service.tls import Certificates
 from metalm_service.tokens import Tokens
@@ -79,7 +79,7 @@ class _Servicer:
 
     def _answers(self, context: CallContext, asked: Callable[[], BatchRequest]) -> Iterator[bytes]:
         try:
-            admission = self._handler.admit(context.call, asked())
+            admission = self._handler.admit(context.call, asked(), TOGETHER)
             stream = Stream(admission, context.is_active)
             _at_the_end_of(context, stream.close)
             with self._stalls.reader(context) as reader:

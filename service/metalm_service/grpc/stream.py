@@ -7,24 +7,32 @@ handed each batch and handed it back, which took a third more of a core for ever
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from metalm_proto import wire
 from metalm_proto.batch import Batch
 from metalm_service.handler import Admission, CallerGoneError
+from metalm_service.limits import Encoding
+
+TOGETHER = Encoding(together_bytes=2**20)
+"""A thread that has waited for its turn makes several small batches in it."""
 
 
-class _Message:
-    """Writes one batch as the answer that holds it."""
+class _Messages:
+    """Writes each batch as the answer that holds it."""
+
+    def __init__(self) -> None:
+        self._messages: deque[bytes] = deque()
 
     def room(self) -> None:
         """Anywhere: gRPC takes bytes, which nobody can write to."""
 
     def add(self, batch: Batch) -> None:
-        self._data = wire.batch_response(wire.encode_batch(batch))
+        self._messages.append(wire.batch_response(wire.encode_batch(batch)))
 
-    def written(self) -> bytes:
-        return self._data
+    def written(self) -> deque[bytes]:
+        return self._messages
 
 
 class Stream(Iterator[bytes]):
@@ -39,22 +47,26 @@ class Stream(Iterator[bytes]):
         self._closed = False
         self._working = threading.Lock()
         self._wanted = lambda: not self._closed and wanted()
-        # One batch to each, as there is one in a message.
         self._portions = admission.portions()
+        self._made: deque[bytes] = deque()
 
     def __next__(self) -> bytes:
         try:
             with self._working:
                 if self._closed:
                     raise CallerGoneError
-                return self._admission.make(next(self._portions), _Message, self._wanted)
+                if not self._made:
+                    portion = next(self._portions)
+                    self._made = self._admission.make(portion, _Messages, self._wanted)
+                return self._made.popleft()
         finally:
             if self._closed:
                 self._admission.close()
 
     def taken(self) -> None:
         """The transport has taken the batch that was given last."""
-        self._admission.taken()
+        if not self._made:
+            self._admission.taken()
 
     def close(self) -> None:
         """Ends the work. The reservation is kept until the thread that fills its bytes is done."""
