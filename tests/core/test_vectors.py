@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metalm_proto.batch import Tokens, digest_of
+from metalm_proto.batch import digest_of
 from metalm_proto.spec import BatchRequest, Spec, Split
 from metalm_service.core import reference
-from metalm_service.core.engine import Fill, make_batch
+from metalm_service.core.engine import Fill, Pair, make_batch
 
 BATCHES = json.loads((Path(__file__).parents[1] / "data" / "vectors.json").read_text())["batches"]
 SPEC_NAMES = [field.name for field in fields(Spec)]
@@ -56,9 +56,9 @@ def test_a_made_batch_says_which_samples_it_holds(known: dict[str, Any]) -> None
     batch.verify()
 
 
-def fill_with_reference(spec: Spec, seed: int, split: Split, first: int, out: Tokens) -> None:
-    for row in range(out.shape[1]):
-        out[0, row], out[1, row] = reference.sample(spec, seed, split, first + row)
+def fill_with_reference(spec: Spec, seed: int, split: Split, first: int, out: Pair) -> None:
+    for row, (x, y) in enumerate(zip(*out, strict=True)):
+        x[:], y[:] = reference.sample(spec, seed, split, first + row)
 
 
 def spec_of(known: dict[str, Any]) -> Spec:

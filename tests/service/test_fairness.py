@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -162,7 +163,6 @@ def test_a_lease_ends_in_time_though_nobody_calls() -> None:
     for _ in range(20):
         slow = turns.take("slow")
         slow.lend()
-        begun = threading.Event()
-        asked = turns.ask("next", lambda turn, begun=begun: begun.set())
-        assert begun.wait(30)
-        asked.end()
+        begun: queue.Queue[Turn] = queue.Queue()
+        turns.ask("next", begun.put)
+        begun.get(timeout=30).end()
