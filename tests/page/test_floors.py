@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import urllib3
-from playwright.sync_api import expect
+from playwright.sync_api import Locator, expect
 
 from tests.page.browser import Explorer
 
@@ -63,6 +63,14 @@ def test_a_bracket_where_it_is_one(explorer: Explorer) -> None:
     assert explorer.page.locator("#chart .bracket").get_attribute("points")
 
 
+def tabulated(explorer: Explorer) -> Locator:
+    """The figures as a table, which is filled after it is opened."""
+    explorer.page.get_by_text("As a table").click()
+    table = explorer.page.locator("#figures")
+    expect(table.locator("tbody tr").first).to_be_visible()
+    return table
+
+
 def test_simpler_learners_exposures_and_a_table(explorer: Explorer) -> None:
     explorer.open(**TINY)
     computed(explorer)
@@ -73,9 +81,9 @@ def test_simpler_learners_exposures_and_a_table(explorer: Explorer) -> None:
     explorer.page.get_by_text("by exposure").click()
     expect(explorer.page.locator("#chart")).to_contain_text("times the element was heard before")
     assert (explorer.state["ladder"], explorer.state["by"]) == ("1", "exposure")
-    explorer.page.get_by_text("As a table").click()
-    first = explorer.page.locator("#figures tbody tr").first.locator("td").all_inner_texts()
-    heads = explorer.page.locator("#figures th").all_inner_texts()
+    table = tabulated(explorer)
+    first = table.locator("tbody tr").first.locator("td").all_inner_texts()
+    heads = table.locator("th").all_inner_texts()
     mean = asked(explorer)["predictors"]["vote"]["exposure"]["mean"][0]
     assert first[heads.index("vote of copies")] == f"{mean:.3f}"
 
@@ -133,8 +141,7 @@ def test_long_samples_are_drawn_in_parts_that_can_be_seen(explorer: Explorer) ->
     explorer.open(V=64, n=10, l=64, e=0.1, L=20_000, seed=1)
     computed(explorer)
     told = asked(explorer)
-    explorer.page.get_by_text("As a table").click()
-    table = explorer.page.locator("#figures")
+    table = tabulated(explorer)
     names = table.locator("tbody tr td:first-child").all_inner_texts()
     bins = told["bins"]["segment"]
     assert len(names) < 40 < len(bins)
