@@ -53,6 +53,7 @@ ARROWS = {
         "metalm_service.config",
         "metalm_service.grpc",
         "metalm_service.handler",
+        "metalm_service.limits",
         "metalm_service.places",
         "metalm_service.tls",
         "metalm_service.tokens",
