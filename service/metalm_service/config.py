@@ -17,8 +17,9 @@ MIB = 2**20
 COPIES = 4
 """Of a batch that a door holds of one request at most: being sent, what its transport has copied of
 that, the next one, and what that is made from."""
-COPIES_IN_PLACE = COPIES - 1
-"""The same where batches are made in what is sent."""
+COPIES_TOGETHER = COPIES - 1
+"""The same of each of several that are made together: over HTTP in what is sent, and over gRPC one
+by one, so that no more than one at a time is made from something."""
 
 
 class LogFormat(StrEnum):

@@ -181,7 +181,11 @@ class FairTurns:
             except Exception:
                 # Not the fault of whoever made room, and the others are to begin.
                 _log.exception("a turn of %s could not begin", turn.client)
-                turn.end()
+                with self._lock:
+                    self._end(turn)
+                    self._deal()
+                    dealt += self._dealt
+                    self._dealt = []
 
     def _known(self, client: str) -> _Client:
         return self._clients.setdefault(client, _Client(self._now_s))

@@ -9,7 +9,7 @@ from typing import Any
 from metalm_proto.description import Reach
 from metalm_proto.errors import InvalidArgument, LimitExceeded
 from metalm_proto.spec import SPEC_FIELDS, BatchRequest, Spec
-from metalm_service.config import COPIES, COPIES_IN_PLACE, ServerConfig
+from metalm_service.config import COPIES, COPIES_TOGETHER, ServerConfig
 from metalm_service.core import engine
 
 _FIELDS = {field.name: field for field in SPEC_FIELDS}
@@ -19,7 +19,7 @@ _FIELDS = {field.name: field for field in SPEC_FIELDS}
 class Encoding:
     """What a form of the answer costs: bytes of memory for each byte of arrays, nanoseconds of a
     core for each token, and whether Python can do nothing else meanwhile; up to how many bytes of
-    arrays batches may be made and sent together, which takes that they are made in place."""
+    arrays batches may be made in one turn."""
 
     bytes_a_byte: int = 1
     ns_a_token: int = 1
@@ -56,14 +56,14 @@ def check(config: ServerConfig, request: BatchRequest, encoding: Encoding = PLAI
         return Allowance(reserved_bytes, 1)
     # No more than what each of all requests can have: there is room for as many as there are
     # places.
-    share = config.max_inflight_bytes // config.max_requests - cost.scratch_bytes
+    share = config.max_inflight_bytes // config.max_requests - cost.scratch_bytes - message_bytes
     together_bytes = min(
-        encoding.together_bytes, config.max_message_bytes, max(0, share) // COPIES_IN_PLACE
+        encoding.together_bytes, config.max_message_bytes, max(0, share) // COPIES_TOGETHER
     )
     in_time = int(_TOGETHER_S * request.count / cpu_s)
     together = max(1, min(together_bytes // message_bytes, in_time, request.count))
-    together_reserved = COPIES_IN_PLACE * together * message_bytes + cost.scratch_bytes
-    return Allowance(max(reserved_bytes, together_reserved), together)
+    copies = COPIES_TOGETHER * together + 1
+    return Allowance(copies * message_bytes + cost.scratch_bytes, together)
 
 
 def reach(config: ServerConfig, spec: Spec) -> Reach:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -110,3 +112,27 @@ def test_where_there_is_no_thread_the_stream_fails_and_the_turn_goes_on(handler:
         asyncio.run(fail(executor))
     assert handler.requests == 0
     assert read(handler) == 4
+
+
+def test_what_was_left_is_not_held(handler: Handler) -> None:
+    """Neither what was made for it nor the stream itself, until somebody collects cycles."""
+
+    async def leave(executor: ThreadPoolExecutor, read_first: bool) -> weakref.ref[Ahead]:
+        stream = ahead(handler, executor)
+        if read_first:
+            await following(stream)
+        else:
+            stream.abandon()
+        stream.close()
+        return weakref.ref(stream)
+
+    gc.collect()
+    gc.disable()
+    try:
+        for read_first in (True, False):
+            with ThreadPoolExecutor(1) as executor:
+                left = asyncio.run(leave(executor, read_first))
+            assert handler.requests == 0
+            assert left() is None
+    finally:
+        gc.enable()

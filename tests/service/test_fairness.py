@@ -52,7 +52,9 @@ class Crowd:
 
     def _waiting(self) -> int:
         """Calls that wait or run."""
-        return sum(len(client.waiting) + client.holding for client in self._turns._clients.values())
+        with self._turns._lock:
+            clients = self._turns._clients.values()
+            return sum(len(client.waiting) + client.holding for client in clients)
 
     def _run(self, client: str, seconds: float) -> None:
         turn = self._turns.take(client)
@@ -166,3 +168,19 @@ def test_a_lease_ends_in_time_though_nobody_calls() -> None:
         begun: queue.Queue[Turn] = queue.Queue()
         turns.ask("next", begun.put)
         begun.get(timeout=30).end()
+
+
+def test_turns_that_cannot_begin_keep_nobody_waiting() -> None:
+    turns = FairTurns(1)
+
+    def fail(turn: Turn) -> None:
+        raise RuntimeError(f"no thread for {turn.client}")
+
+    first = turns.take("one")
+    for number in range(1000):
+        turns.ask(f"client {number % 7}", fail)
+    begun: queue.Queue[Turn] = queue.Queue()
+    turns.ask("last", begun.put)
+    first.end()
+    begun.get(timeout=30).end()
+    assert not turns._clients

@@ -72,7 +72,9 @@ class Ahead:
     def close(self) -> None:
         """Ends the work. The reservation is kept until the thread that fills its bytes is done."""
         self.abandon()
-        self._working.add_done_callback(lambda _: self._admission.close())
+        # Not this object, which has the future that keeps the callback: a cycle, with all bytes.
+        admission = self._admission
+        self._working.add_done_callback(lambda _: admission.close())
 
     def _begin(self) -> None:
         working: Future[Piece | None] = Future()
@@ -106,10 +108,11 @@ def _work(make: Callable[[], Buffers], batches: int, working: Future[Piece | Non
         return
     try:
         piece = Piece(make(), batches)
+    except CallerGoneError:
+        # Another one: this one refers to the frames that hold what was made so far.
+        working.set_exception(CallerGoneError())
     except BaseException as error:
         working.set_exception(error)
-        # Which refers to this frame.
-        del working
     else:
         working.set_result(piece)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import Request
@@ -53,7 +53,8 @@ class BatchResponse(StreamingResponse):
 
     def __init__(self, stream: Ahead, first: Piece | None, **others: Any) -> None:
         self._stream = stream
-        super().__init__(self._chunks(first), **others)
+        self._pieces = self._chunks(first)
+        super().__init__(self._pieces, **others)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -62,9 +63,11 @@ class BatchResponse(StreamingResponse):
             # The time to drain is over. The server closes the connection and says so in a line.
             _log.warning("a response was cut off in the middle: the service is ending")
         finally:
+            # Else it would keep the piece that it was about to send, and this object it.
+            await self._pieces.aclose()
             self._stream.close()
 
-    async def _chunks(self, piece: Piece | None) -> AsyncIterator[wire.Buffer]:
+    async def _chunks(self, piece: Piece | None) -> AsyncGenerator[wire.Buffer, None]:
         while piece is not None:
             with self._stream.call.sending(sum(map(len, piece.buffers)), piece.batches):
                 for buffer in piece.buffers:
