@@ -151,11 +151,11 @@ def test_damage_on_the_way_is_found_and_healed(
     with Proxy(getattr(secure, door)) as proxy:
         with MetaLMClient(proxy.url, ca=authority.ca, timeout_s=PATIENCE_S) as client:
             digests = []
-            for batch in client.batches(seed=1, L=2**12, count=40, prefetch_bytes=0):
+            for batch in client.batches(seed=1, L=2**12, count=120, prefetch_bytes=0):
                 digests.append(batch.digest)
                 if batch.first % 320 == 0:
                     proxy.arm("flip", 2000)
-        twin = MetaLMClient().batches(seed=1, L=2**12, count=40)
+        twin = MetaLMClient().batches(seed=1, L=2**12, count=120)
         assert digests == [batch.digest for batch in twin]
         assert proxy.hits["flip"] >= 3
 
