@@ -15,6 +15,8 @@ from metalm_proto.errors import CorruptBatch
 from metalm_proto.spec import GENERATOR, Spec, Split
 
 Tokens = NDArray[Any]
+Pair = Tokens | tuple[Tokens, Tokens]
+"""x and y of samples, each [B, L] of spec.dtype: one array [2, B, L], or two."""
 
 KEPT, REPLACED, MASKED = 0, 1, 2
 """Values of `Provenance.corruption`."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -30,6 +30,7 @@ from metalm_proto.messages import (
     spec_from_message,
     spec_to_message,
 )
+from metalm_proto.protobuf import FIXED_64_BITS, scan, tag, varint
 from metalm_proto.spec import BatchRequest, Spec, Split
 from metalm_proto.v1 import metalm_pb2 as pb
 
@@ -38,9 +39,6 @@ Buffer = bytes | memoryview
 MEDIA_TYPE = "application/x-protobuf; proto=metalm.v1.Batch"
 STREAM_MEDIA_TYPE = f"{MEDIA_TYPE}; encoding=delimited"
 
-_LENGTH_DELIMITED = 2
-_FIXED_64_BITS = 1
-_FIXED_WIDTHS = {_FIXED_64_BITS: 8, 5: 4}
 _FIXED64 = struct.Struct("<Q")
 _FIRST = pb.Batch.DESCRIPTOR.fields_by_name["first"].number
 _DIGEST = pb.Batch.DESCRIPTOR.fields_by_name["digest"].number
@@ -54,13 +52,11 @@ def encode_batch(batch: Batch) -> list[Buffer]:
 
     The arrays are not copied: the buffers are views of them.
     """
-    parts = _constant_parts(
-        batch.spec, batch.seed, batch.split, batch.generator, batch.size, batch.spec.L
-    )
-    head = parts.head(batch)
+    layout = _layout(batch.spec, batch.seed, batch.split, batch.generator, batch.size)
+    head = layout.head(batch)
     if batch.provenance is not None:
         head += pb.Batch(provenance=_provenance_to_message(batch.provenance)).SerializeToString()
-    return [head + parts.until_x, _bytes_of(batch.x), parts.until_y, _bytes_of(batch.y)]
+    return [head + layout.until_x, _bytes_of(batch.x), layout.until_y, _bytes_of(batch.y)]
 
 
 class StreamWriter:
@@ -71,12 +67,11 @@ class StreamWriter:
     """
 
     def __init__(self, request: BatchRequest, sizes: Sequence[int]) -> None:
-        self._request = request
-        self._messages = deque(_message_of(request, size) for size in sizes)
-        nbytes = sum(message.nbytes for message in self._messages)
+        self._spec = request.spec
+        self._layouts = deque(_layout_in(request, size) for size in sizes)
         # So that the first x is aligned, and often those behind it are.
-        itemsize = request.spec.dtype.itemsize
-        skipped = -self._messages[0].x % itemsize
+        skipped = -self._layouts[0].x % self._spec.dtype.itemsize
+        nbytes = sum(layout.nbytes for layout in self._layouts)
         self._data = np.empty(skipped + nbytes, np.uint8)[skipped:]
         self._end = 0
         self._room: tuple[Tokens, ...] = ()
@@ -84,11 +79,10 @@ class StreamWriter:
     def room(self) -> tuple[Tokens, Tokens] | None:
         """x and y of the next batch, each [B, L], to be filled; None where they would not be
         aligned."""
-        spec, message = self._request.spec, self._messages[0]
-        shape = (message.size, spec.L)
+        layout = self._layouts[0]
         x, y = self._room = tuple(
-            np.ndarray(shape, spec.dtype, self._data, self._end + offset)
-            for offset in (message.x, message.y)
+            np.ndarray((layout.size, self._spec.L), self._spec.dtype, self._data, self._end + begin)
+            for begin in (layout.x, layout.y)
         )
         return (x, y) if x.flags.aligned and y.flags.aligned else None
 
@@ -97,10 +91,10 @@ class StreamWriter:
         for there, array in zip(self._room, batch, strict=True):
             if there is not array:
                 there[:] = array
-        message = self._messages.popleft()
-        begin, self._end = self._end, self._end + message.nbytes
-        self._put(begin, message.prefix + message.parts.head(batch) + message.parts.until_x)
-        self._put(begin + message.y - len(message.parts.until_y), message.parts.until_y)
+        layout = self._layouts.popleft()
+        self._put(self._end, layout.prefix + layout.head(batch) + layout.until_x)
+        self._put(self._end + layout.y - len(layout.until_y), layout.until_y)
+        self._end += layout.nbytes
 
     def written(self) -> list[Buffer]:
         """The bytes of all that were added."""
@@ -118,21 +112,27 @@ def encoded_length(request: BatchRequest) -> int | None:
     if request.provenance:
         return None
     full, last = request.sizes()
-    total = full * _encoded_batch_length(request, request.batch_size) if full else 0
-    return total + (_encoded_batch_length(request, last) if last else 0)
+    total = full * _layout_in(request, request.batch_size).nbytes if full else 0
+    return total + (_layout_in(request, last).nbytes if last else 0)
 
 
-def _encoded_batch_length(request: BatchRequest, size: int) -> int:
-    return _message_of(request, size).nbytes
+class _Layout(NamedTuple):
+    """What all batches of one size of a stream have in common.
 
+    `until_first`, `until_digest`, `until_x` and `until_y`: the bytes of a message up to each of
+    those that differ. Without provenance, in the length-delimited form: `prefix` comes before it, x
+    and y begin at those offsets, and there are `nbytes` in all.
+    """
 
-class _ConstantParts(NamedTuple):
-    """What all batches of one size of a stream have in common, up to where each differs."""
-
+    size: int
     until_first: bytes
     until_digest: bytes
     until_x: bytes
     until_y: bytes
+    prefix: bytes
+    x: int
+    y: int
+    nbytes: int
 
     def head(self, batch: Batch) -> bytes:
         """All fields before x, but for the provenance."""
@@ -140,54 +140,35 @@ class _ConstantParts(NamedTuple):
         return self.until_first + first + self.until_digest + digest
 
 
-class _Message(NamedTuple):
-    """The length-delimited form of a batch without provenance: `nbytes` in all, of which the first
-    are `prefix`; x and y begin at those offsets."""
-
-    size: int
-    parts: _ConstantParts
-    prefix: bytes
-    x: int
-    y: int
-    nbytes: int
-
-
-def _message_of(request: BatchRequest, size: int) -> _Message:
-    spec = request.spec
-    parts = _constant_parts(spec, request.seed, request.split, request.generator, size, spec.L)
-    nbytes = size * spec.L * spec.dtype.itemsize
-    before_x = len(parts.until_first) + len(parts.until_digest) + 2 * _FIXED64.size
-    x = before_x + len(parts.until_x)
-    y = x + nbytes + len(parts.until_y)
-    prefix = _varint(y + nbytes)
-    return _Message(size, parts, prefix, *(len(prefix) + offset for offset in (x, y, y + nbytes)))
-
-
 @lru_cache(maxsize=64)
-def _constant_parts(
-    spec: Spec, seed: int, split: Split, generator: str, size: int, length: int
-) -> _ConstantParts:
+def _layout(spec: Spec, seed: int, split: Split, generator: str, size: int) -> _Layout:
     before_first = pb.Batch(
         generator=generator, spec=spec_to_message(spec), seed=seed, split=SPLIT_CODES[split]
     )
-    before_digest = pb.Batch(shape=(size, length), dtype=DATA_TYPES[spec.dtype])
-    nbytes = _varint(size * length * spec.dtype.itemsize)
-    return _ConstantParts(
-        before_first.SerializeToString() + _tag(_FIRST, _FIXED_64_BITS),
-        before_digest.SerializeToString() + _tag(_DIGEST, _FIXED_64_BITS),
-        _tag(_X) + nbytes,
-        _tag(_Y) + nbytes,
-    )
+    before_digest = pb.Batch(shape=(size, spec.L), dtype=DATA_TYPES[spec.dtype])
+    until_first = before_first.SerializeToString() + tag(_FIRST, FIXED_64_BITS)
+    until_digest = before_digest.SerializeToString() + tag(_DIGEST, FIXED_64_BITS)
+    array_bytes = size * spec.L * spec.dtype.itemsize
+    until_x, until_y = (tag(number) + varint(array_bytes) for number in (_X, _Y))
+    x = len(until_first) + len(until_digest) + 2 * _FIXED64.size + len(until_x)
+    y = x + array_bytes + len(until_y)
+    prefix = varint(y + array_bytes)
+    in_stream = (len(prefix) + offset for offset in (x, y, y + array_bytes))
+    return _Layout(size, until_first, until_digest, until_x, until_y, prefix, *in_stream)
+
+
+def _layout_in(request: BatchRequest, size: int) -> _Layout:
+    return _layout(request.spec, request.seed, request.split, request.generator, size)
 
 
 def length_prefixed(buffers: list[Buffer]) -> list[Buffer]:
     """The same message in protobuf's length-delimited form (one after another in a stream)."""
-    return [_varint(sum(map(len, buffers))), *buffers]
+    return [varint(sum(map(len, buffers))), *buffers]
 
 
 def batch_response(buffers: list[Buffer]) -> bytes:
     """A SampleResponse or StreamBatchesResponse that holds the batch."""
-    return b"".join([_tag(_BATCH_IN_RESPONSE), *length_prefixed(buffers)])
+    return b"".join([tag(_BATCH_IN_RESPONSE), *length_prefixed(buffers)])
 
 
 def batch_from_response(data: Buffer) -> Batch:
@@ -195,7 +176,7 @@ def batch_from_response(data: Buffer) -> Batch:
 
     Raises CorruptBatch.
     """
-    for number, value, _ in _scan(memoryview(data)):
+    for number, value, _ in scan(memoryview(data)):
         if number == _BATCH_IN_RESPONSE and value is not None:
             return decode_batch(value)
     raise CorruptBatch("the answer holds no batch")
@@ -211,7 +192,7 @@ def decode_batch(data: Buffer | bytearray) -> Batch:
     arrays: dict[int, Buffer] = {_X: b"", _Y: b""}
     rest: list[Buffer] = []
     start = 0
-    for number, value, end in _scan(view):
+    for number, value, end in scan(view):
         if number in arrays and value is not None:
             arrays[number] = value
         else:
@@ -305,55 +286,3 @@ def _array(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Tokens
 def _bytes_of(array: Tokens) -> memoryview:
     little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return little.data.cast("B")
-
-
-def _scan(message: memoryview) -> Iterator[tuple[int, memoryview | None, int]]:
-    """(field number, payload if length-delimited, end) of each top-level field.
-
-    Raises CorruptBatch where the encoding breaks off.
-    """
-    position = 0
-    while position < len(message):
-        key, position = read_varint(message, position)
-        number, wire_type = key >> 3, key & 7
-        payload: memoryview | None = None
-        if wire_type == _LENGTH_DELIMITED:
-            length, position = read_varint(message, position)
-            payload = message[position : position + length]
-            position += length
-        elif wire_type == 0:
-            _, position = read_varint(message, position)
-        elif wire_type in _FIXED_WIDTHS:
-            position += _FIXED_WIDTHS[wire_type]
-        else:
-            raise CorruptBatch(f"not a batch: wire type {wire_type}")
-        if position > len(message):
-            raise CorruptBatch("not a batch: it breaks off inside a field")
-        yield number, payload, position
-
-
-def read_varint(data: Buffer, position: int) -> tuple[int, int]:
-    """(value, position behind it). Raises CorruptBatch if there is no complete varint."""
-    value = 0
-    for shift in range(0, 70, 7):
-        if position >= len(data):
-            break
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise CorruptBatch("not a batch: a length or tag breaks off")
-
-
-def _tag(number: int, wire_type: int = _LENGTH_DELIMITED) -> bytes:
-    return _varint(number << 3 | wire_type)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)

@@ -155,10 +155,10 @@ class FairTurns:
 
     def withdraw(self, turn: Turn) -> bool:
         with self._lock:
-            waiting = self._clients[turn.client].waiting if turn.client in self._clients else ()
-            if turn not in waiting:
+            client = self._clients.get(turn.client)
+            if client is None or turn not in client.waiting:
                 return False
-            self._clients[turn.client].waiting.remove(turn)
+            client.waiting.remove(turn)
             return True
 
     @contextmanager

@@ -29,6 +29,9 @@ class Encoding:
 
 PLAIN = Encoding()
 """The wire's own, batch by batch."""
+TOGETHER = Encoding(together_bytes=2**20)
+"""The wire's own, small batches together: a thread is woken for its turn, and a reader for a write,
+once for all of them."""
 
 _TOGETHER_S = 0.01
 """How long batches may take together, as estimated: others wait for their turn meanwhile."""

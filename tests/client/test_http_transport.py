@@ -22,7 +22,7 @@ from metalm import (
 )
 from metalm.transports.base import check_batch
 from metalm.transports.http import HttpTransport
-from metalm_proto import wire
+from metalm_proto import protobuf, wire
 from metalm_proto.spec import BatchRequest
 
 ARGUMENTS: dict[str, Any] = {"spec": Spec(L=50), "seed": 1, "stop": 6, "batch_size": 2}
@@ -227,7 +227,7 @@ def test_what_a_server_says_is_one_line_that_any_terminal_can_be_given() -> None
 def test_a_length_that_is_damaged_is_no_cut(longer: int, chunked: bool) -> None:
     """A cache may have kept it: as a batch that is damaged it is asked for past that."""
     body = true_body()
-    length, begin = wire.read_varint(body, 0)
+    length, begin = protobuf.read_varint(body, 0)
     (prefix, *_) = wire.length_prefixed([bytes(length + longer)]) if longer < 2**20 else (b"",)
     prefix = prefix or b"\xff\xff\xff\xff\x03"
     damaged = bytes(prefix) + body[begin:]

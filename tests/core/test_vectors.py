@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metalm_proto.batch import digest_of
+from metalm_proto.batch import Pair, digest_of
 from metalm_proto.spec import BatchRequest, Spec, Split
 from metalm_service.core import reference
-from metalm_service.core.engine import Fill, Pair, make_batch
+from metalm_service.core.engine import Fill, make_batch
 
 BATCHES = json.loads((Path(__file__).parents[1] / "data" / "vectors.json").read_text())["batches"]
 SPEC_NAMES = [field.name for field in fields(Spec)]

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from metalm.transports import connect
-from metalm_proto import messages, wire
+from metalm_proto import messages, protobuf, wire
 from metalm_proto.errors import MetaLMError
 from metalm_proto.fields import U64, Field
 from metalm_proto.spec import BATCH_SIZE, SEED, SPEC_FIELDS, START, STRIDE, BatchRequest
@@ -152,7 +152,7 @@ def http_verdict(pool: urllib3.PoolManager, base: str, values: dict[str, Any]) -
             )
         data, position, digests = answer.read(), 0, []
         while position < len(data):
-            length, position = wire.read_varint(data, position)
+            length, position = protobuf.read_varint(data, position)
             digests.append(f"{wire.decode_batch(data[position : position + length]).digest:x}")
             position += length
         return ("OK", *digests)

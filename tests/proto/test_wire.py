@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from metalm_proto import messages, wire
+from metalm_proto import messages, protobuf, wire
 from metalm_proto.batch import Batch, Language, Provenance, digest_of
 from metalm_proto.description import Description, Limits, Reach
 from metalm_proto.errors import CorruptBatch, InvalidArgument, UnknownGenerator
@@ -537,14 +537,14 @@ def test_an_answer_without_a_batch_is_corrupt() -> None:
 @pytest.mark.parametrize("length", [0, 1, 127, 128, 2**14 - 1, 2**14, 2**21])
 def test_a_length_prefix_is_a_varint(length: int) -> None:
     data = b"".join(wire.length_prefixed([b"\0" * length]))
-    value, position = wire.read_varint(data, 0)
+    value, position = protobuf.read_varint(data, 0)
     assert (value, len(data) - position) == (length, length)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x80", b"\xff" * 9, b"\xff" * 10, b"\x80" * 30])
 def test_a_varint_that_does_not_end_is_corrupt(data: bytes) -> None:
     with pytest.raises(CorruptBatch):
-        wire.read_varint(data, 0)
+        protobuf.read_varint(data, 0)
 
 
 def small_batch(V: int = 64, seed: int = 1, first: int = 5, provenance: bool = False) -> Batch:

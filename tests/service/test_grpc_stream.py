@@ -9,8 +9,9 @@ from metalm_proto.spec import BatchRequest, Spec
 from metalm_service.calls import Calls
 from metalm_service.config import ServerConfig
 from metalm_service.core import engine
-from metalm_service.grpc.stream import TOGETHER, Stream
+from metalm_service.grpc.stream import Stream
 from metalm_service.handler import CallerGoneError, Handler
+from metalm_service.limits import TOGETHER
 
 REQUEST = BatchRequest(spec=Spec(V=300, L=64), seed=1, stop=21, batch_size=2)
 

@@ -14,7 +14,7 @@ import pytest
 import urllib3
 
 from metalm import MetaLMClient
-from metalm_proto import formats, wire
+from metalm_proto import formats, protobuf, wire
 from metalm_proto.v1 import metalm_pb2 as pb
 from tests.service_process import Service
 
@@ -140,7 +140,7 @@ def test_batches_are_length_delimited_and_announce_their_length(get: Get) -> Non
     assert int(answer.headers["Content-Length"]) == len(answer.data)
     stream, position, batches = answer.data, 0, []
     while position < len(stream):
-        length, position = wire.read_varint(stream, position)
+        length, position = protobuf.read_varint(stream, position)
         batches.append(pb.Batch.FromString(stream[position : position + length]))
         position += length
     assert [(batch.first, list(batch.shape)) for batch in batches] == [

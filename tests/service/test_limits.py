@@ -14,7 +14,7 @@ from metalm_proto.spec import SPEC_FIELDS, BatchRequest, Spec
 from metalm_service import limits
 from metalm_service.config import ServerConfig
 from metalm_service.handler import Handler
-from metalm_service.limits import PLAIN, Encoding
+from metalm_service.limits import PLAIN, TOGETHER, Encoding
 from tests.proto.strategies import requests
 
 LOWER = {field.name: field.lower for field in SPEC_FIELDS}
@@ -58,23 +58,20 @@ def test_limits_are_felt() -> None:
     assert (wide.V, wide.l) == (UPPER["V"], UPPER["l"])
 
 
-STREAMED = Encoding(together_bytes=2**20)
-
-
 @pytest.mark.parametrize(
     ("config", "spec", "size", "encoding", "together"),
     [
         # 64 KiB each.
-        ({}, {"L": 2**12}, 8, STREAMED, 16),
+        ({}, {"L": 2**12}, 8, TOGETHER, 16),
         ({}, {"L": 2**12}, 8, PLAIN, 1),
-        ({}, {"L": 2**12, "V": 300}, 8, STREAMED, 8),
-        ({}, {"L": 2**17}, 8, STREAMED, 1),
-        ({"max_message_bytes": 2**17}, {"L": 2**12}, 8, STREAMED, 2),
+        ({}, {"L": 2**12, "V": 300}, 8, TOGETHER, 8),
+        ({}, {"L": 2**17}, 8, TOGETHER, 1),
+        ({"max_message_bytes": 2**17}, {"L": 2**12}, 8, TOGETHER, 2),
         # What each of all requests can have.
-        ({"max_requests": 1024}, {"L": 2**12}, 8, STREAMED, 2),
+        ({"max_requests": 1024}, {"L": 2**12}, 8, TOGETHER, 2),
         # For their bytes there could be more.
-        ({}, {"L": 1}, 1, STREAMED, 49),
-        ({}, {"L": 1}, 2**15, STREAMED, 1),
+        ({}, {"L": 1}, 1, TOGETHER, 49),
+        ({}, {"L": 1}, 2**15, TOGETHER, 1),
     ],
 )
 def test_batches_are_made_together_while_they_are_small_and_cheap(
@@ -87,7 +84,7 @@ def test_batches_are_made_together_while_they_are_small_and_cheap(
 def test_no_more_is_made_together_than_was_asked_for() -> None:
     request = BatchRequest(spec=Spec(L=1), seed=1, stop=3, batch_size=1)
     alone = limits.check(ServerConfig(), request)
-    found = limits.check(ServerConfig(), request, STREAMED)
+    found = limits.check(ServerConfig(), request, TOGETHER)
     assert (alone.batches_in_turn, found.batches_in_turn) == (1, 3)
     assert found.reserved_bytes > alone.reserved_bytes
 
@@ -103,5 +100,5 @@ def test_nobody_is_refused_for_what_is_made_together(
         alone = limits.check(config, request)
     except LimitExceeded:
         return
-    found = limits.check(config, request, STREAMED)
+    found = limits.check(config, request, TOGETHER)
     assert found.reserved_bytes <= max(alone.reserved_bytes, 2**bits // places)

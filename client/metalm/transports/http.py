@@ -17,7 +17,7 @@ from metalm.credentials import NOBODY, Credentials, Renewed
 from metalm.transports import tls
 from metalm.transports.base import CONNECT_S, BatchStream
 from metalm.transports.memory import Memory
-from metalm_proto import query, wire
+from metalm_proto import protobuf, query, wire
 from metalm_proto.batch import Batch
 from metalm_proto.description import Description
 from metalm_proto.errors import (
@@ -256,7 +256,7 @@ class _Messages:
     def read(self) -> memoryview:
         """The next message, in memory that is its own as long as anything views it."""
         head = self._stream.read(_HEAD)
-        length, begin = wire.read_varint(head, 0)
+        length, begin = protobuf.read_varint(head, 0)
         rest = head[begin:]
         if not len(rest) <= length <= self._most_bytes:
             raise CorruptBatch(

@@ -8,12 +8,9 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from metalm_proto.batch import Batch, Tokens, digest_of
+from metalm_proto.batch import Batch, Pair, digest_of
 from metalm_proto.spec import BatchRequest, Spec, Split
 from metalm_service.core import cost, reference
-
-Pair = Tokens | tuple[Tokens, Tokens]
-"""x and y of samples, each [B, L] of spec.dtype: one array [2, B, L], or two."""
 
 Fill = Callable[[Spec, int, Split, int, Pair], None]
 

@@ -21,7 +21,7 @@ from numba import int64, types, uint32, uint64
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from metalm_proto.batch import Tokens
+from metalm_proto.batch import Pair
 from metalm_proto.spec import Profile, Spec, Split
 from metalm_service.core import compiling
 from metalm_service.core.cost import is_spelled_out
@@ -206,11 +206,8 @@ def _generate(
         _copy(y[row], 0, clean, 1, length)
 
 
-def generate(
-    spec: Spec, seed: int, split: Split, first: int, out: Tokens | tuple[Tokens, Tokens]
-) -> None:
-    """Fills `out`, [2, B, L] of spec.dtype or two arrays [B, L], with x and y of the samples
-    first .. first + B - 1."""
+def generate(spec: Spec, seed: int, split: Split, first: int, out: Pair) -> None:
+    """Fills `out` with x and y of the samples first .. first + B - 1."""
     x, y = out
     compiled()(x, y, np.uint64(first), *_constants(spec, seed, split, len(x)))
 

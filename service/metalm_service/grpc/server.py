@@ -24,8 +24,9 @@ from metalm_service.grpc.guard import Guard
 from metalm_service.grpc.probes import Health
 from metalm_service.grpc.stalls import StallWatch
 from metalm_service.grpc.status import abort
-from metalm_service.grpc.stream import TOGETHER, Stream
+from metalm_service.grpc.stream import Stream
 from metalm_service.handler import Handler
+from metalm_service.limits import TOGETHER
 from metalm_service.tls import Certificates
 from metalm_service.tokens import Tokens
 

@@ -13,10 +13,6 @@ from collections.abc import Callable, Iterator
 from metalm_proto import wire
 from metalm_proto.batch import Batch
 from metalm_service.handler import Admission, CallerGoneError
-from metalm_service.limits import Encoding
-
-TOGETHER = Encoding(together_bytes=2**20)
-"""A thread that has waited for its turn makes several small batches in it."""
 
 
 class _Messages:

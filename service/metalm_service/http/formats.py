@@ -11,17 +11,14 @@ from metalm_proto import errors, formats, wire
 from metalm_proto.batch import Batch
 from metalm_proto.spec import BatchRequest
 from metalm_service.handler import Portion, Writer
-from metalm_service.limits import PLAIN, Encoding
+from metalm_service.limits import PLAIN, TOGETHER, Encoding
 
 Pairs = list[tuple[str, str]]
 
-
 Buffers = Sequence[wire.Buffer]
 
-_TOGETHER_BYTES = 2**20
-"""Of arrays, which are made and sent together."""
-WRITE_BYTES = _TOGETHER_BYTES + 2**16
-"""Given to the connection at once, heads included."""
+WRITE_BYTES = TOGETHER.together_bytes + 2**16
+"""Given to the connection at once: the arrays of small batches, and their heads."""
 
 
 class _Encoded:
@@ -108,7 +105,7 @@ BATCHES_FORMATS = (
         "protobuf",
         wire.STREAM_MEDIA_TYPE,
         lambda batch: wire.length_prefixed(wire.encode_batch(batch)),
-        Encoding(together_bytes=_TOGETHER_BYTES),
+        TOGETHER,
         length=wire.encoded_length,
     ),
     Format(
