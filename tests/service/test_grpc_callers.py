@@ -100,6 +100,8 @@ def test_probes_are_answered_while_all_places_are_taken(path: str) -> None:
         with channel_to(service) as channel:
             # As soon as all who found no place have been told so.
             wait_for(lambda: all(is_answered(channel) for _ in range(20)))
+            for _ in range(20):
+                assert health_of(channel) == SERVING
 
 
 def is_answered(channel: grpc.Channel) -> bool:
