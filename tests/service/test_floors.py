@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,9 @@ import pytest
 import urllib3
 
 from metalm import Spec, Split
+from metalm_proto.floors import FloorsRequest
 from metalm_service.core.floors.summary import summarise
+from metalm_service.floors.process import Worker, WorkerEndedError
 from tests.door import opened
 from tests.forked import running
 from tests.service_process import Service
@@ -221,3 +225,30 @@ def test_the_end_of_the_service_is_the_end_of_its_worker() -> None:
             assert service.stop() == 0
             assert b" 503 " in connection.recv(2**16).partition(b"\r\n")[0]
         assert not Path(f"/proc/{worker}").exists()
+
+
+def test_whoever_ends_the_worker_waits_for_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = threading.Event()
+    wait = subprocess.Popen.wait
+
+    def slow(process: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        # As long as a process of the least priority may take where cores are scarce.
+        waited.set()
+        time.sleep(0.2)
+        return wait(process, timeout)
+
+    worker, others = Worker(), set(children(os.getpid()))
+    worker.start()
+    (process,) = set(children(os.getpid())) - others
+    monkeypatch.setattr(subprocess.Popen, "wait", slow)
+    with ThreadPoolExecutor(1) as pool:
+        long = FloorsRequest(spec=Spec(V=64, n=10, l=64, L=4096), samples=20_000)
+        asked = pool.submit(worker.ask, json.dumps(long.as_dict()).encode())
+        worker.kill()
+        assert waited.wait(60)
+        worker.close()
+        assert not Path(f"/proc/{process}").exists()
+        with pytest.raises(WorkerEndedError):
+            asked.result()
+    with pytest.raises(WorkerEndedError, match="for good"):
+        worker.start()

@@ -110,7 +110,7 @@ class FloorsDesk:
             self._closed = True
             left = list(self._asked.values())
             self._asked.clear()
-        self._worker.end()
+        self._worker.close()
         for job in left:
             job.answer.set_exception(Draining("the server is shutting down", 0.0))
         self._jobs.put(None)
@@ -124,26 +124,30 @@ class FloorsDesk:
                 continue
             if job is not None:
                 self._compute(job)
-        self._worker.end()
 
     def _compute(self, job: _Job) -> None:
-        with self._lock:
-            if not self._is_wanted(job):
-                return
-            self._computed = job
         answer, failure = b"", ""
         try:
+            # Before it is known as what is computed: whoever leaves finds a process to kill.
+            self._worker.start()
+            with self._lock:
+                if not self._is_wanted(job):
+                    return
+                self._computed = job
             answer = self._worker.ask(json.dumps(job.wanted.as_dict()).encode())
         except WorkerEndedError as error:
             failure = str(error)
         with self._lock:
             self._computed = None
-            if not self._is_wanted(job):
-                return
-            del self._asked[job.wanted]
-            if answer:
-                self._keep(job.wanted, answer)
-        if answer:
+            if wanted := self._is_wanted(job):
+                del self._asked[job.wanted]
+                if answer:
+                    self._keep(job.wanted, answer)
+        if not wanted:
+            # It may have been killed with the answer on its way already: the next is not asked of
+            # a process that ends.
+            self._worker.end()
+        elif answer:
             job.answer.set_result(answer)
         else:
             job.answer.set_exception(InternalError(f"no floors: {failure}"))

@@ -16,20 +16,41 @@ class WorkerEndedError(Exception):
 
 
 class Worker:
-    """Another process, which is started when it is first asked. One question at a time; `kill` may
-    be called from any thread."""
+    """Another process, which `start` begins if it does not run. One thread starts and asks; all
+    else may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+    def start(self) -> None:
+        """Begins the process, so that from now on `kill` finds it. Raises WorkerEndedError where it
+        has ended for good."""
+        with self._lock:
+            if self._closed:
+                raise WorkerEndedError("the worker has ended for good")
+            if self._process is None:
+                # The same modules as here, and not what lies in the working directory.
+                paths = os.pathsep.join(path for path in sys.path if path)
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "metalm_service.floors.worker"],
+                    env={**_environment(), "PYTHONPATH": paths},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    # Ctrl-C is for the service, which ends it.
+                    start_new_session=True,
+                )
 
     def ask(self, question: bytes) -> bytes:
         """The answer to a line. Raises WorkerEndedError, also where it was told to end."""
-        process = self._running()
+        process = self._process
+        if process is None:
+            raise WorkerEndedError("the worker was ended before it was asked")
         assert process.stdin is not None
         assert process.stdout is not None
         answer = b""
-        with suppress(OSError):  # it has ended
+        with suppress(OSError, ValueError):  # it has ended, or was ended from elsewhere
             process.stdin.write(question + b"\n")
             process.stdin.flush()
             answer = process.stdout.readline()
@@ -46,31 +67,22 @@ class Worker:
             process.kill()
 
     def end(self) -> None:
-        """Ends it and waits for that; the next question starts another."""
+        """Ends it and waits for that, also where another thread ends it just now. `start`
+        begins another."""
         with self._lock:
             process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            for stream in (process.stdin, process.stdout):
-                assert stream is not None
-                with suppress(OSError):  # what was not sent is lost
-                    stream.close()
+            if process is not None:
+                process.kill()
+                process.wait()
+                for stream in (process.stdin, process.stdout):
+                    assert stream is not None
+                    with suppress(OSError):  # what was not sent is lost
+                        stream.close()
 
-    def _running(self) -> subprocess.Popen[bytes]:
-        with self._lock:
-            if self._process is None:
-                # The same modules as here, and not what lies in the working directory.
-                paths = os.pathsep.join(path for path in sys.path if path)
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "metalm_service.floors.worker"],
-                    env={**_environment(), "PYTHONPATH": paths},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    # Ctrl-C is for the service, which ends it.
-                    start_new_session=True,
-                )
-            return self._process
+    def close(self) -> None:
+        """Ends it for good: no other is begun."""
+        self._closed = True
+        self.end()
 
 
 def _environment() -> dict[str, str]:
