@@ -87,6 +87,10 @@ class Handler:
         """Bytes that are reserved for them."""
         return self._places.bytes
 
+    def come_again_s(self, client: str) -> float:
+        """After how many seconds a client is to come again whom the door has to turn away."""
+        return self._places.come_again_s(client)
+
     def warm(self) -> None:
         """Makes the kernels ready; from then on requests are admitted."""
         engine.warm()

@@ -21,15 +21,19 @@ from grpc_status import rpc_status
 from metalm_proto.v1 import metalm_pb2 as pb
 
 _PIECE = 2**18
+_TOO_MUCH = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
+"""The service's own words, and gRPC's, which has no thread left to let it speak."""
 
 
 @dataclass
 class Tally:
     """What one client got: bytes and whole answers, refusals and how long each took to come, errors,
-    seconds to the head of each answer that was given."""
+    seconds to the head of each answer that was given. All streams begin at one moment: `burst` has
+    the refusals of what they asked first, `refusals` the others."""
 
     answered_bytes: int = 0
     answers: int = 0
+    burst: list[float] = field(default_factory=list)
     refusals: list[float] = field(default_factory=list)
     without_hint: int = 0
     """Refusals that did not say when to come again."""
@@ -44,6 +48,7 @@ class Reader:
         self._place, self._source = (host, port), source
         self._request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
         self._tally = tally
+        self._refused = tally.burst
         self._connection: socket.socket | None = None
         self._buffer = bytearray(_PIECE)
 
@@ -55,6 +60,7 @@ class Reader:
                 self._tally.errors.append(repr(error))
                 self._close()
                 time.sleep(0.05)
+            self._refused = self._tally.refusals
         self._close()
 
     def _ask(self, until: float) -> None:
@@ -68,7 +74,7 @@ class Reader:
         seconds = time.perf_counter() - begun_at
         left = int(fields["content-length"]) - len(rest)
         if status == 503:
-            self._tally.refusals.append(seconds)
+            self._refused.append(seconds)
             self._tally.without_hint += "retry-after" not in fields
             self._skip(left, until)
             # As a client does that keeps to what it is told, and spreads out.
@@ -125,6 +131,8 @@ class GrpcReader:
             target,
             [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)],
         )
+        # What a connection takes is no part of the load.
+        grpc.channel_ready_future(self._channel).result(30)
         # Bytes, which nobody decodes.
         self._stream: Any = self._channel.unary_stream(
             "/metalm.v1.MetaLMService/StreamBatches", pb.StreamBatchesRequest.SerializeToString
@@ -134,7 +142,9 @@ class GrpcReader:
         self._tally = tally
 
     def run(self, until: float) -> None:
+        refused = self._tally.burst
         while time.time() < until:
+            begun_at = time.perf_counter()
             call = self._stream(self._request, metadata=self._metadata)
             try:
                 for message in call:
@@ -145,20 +155,26 @@ class GrpcReader:
                 else:
                     self._tally.answers += 1
             except grpc.RpcError as error:
-                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                seconds = time.perf_counter() - begun_at
+                if error.code() not in _TOO_MUCH:
                     self._tally.errors.append(repr(error))
-                time.sleep(retry_after_s(error) * random.uniform(0.5, 1.5))
+                else:
+                    refused.append(seconds)
+                wait_s = retry_after_s(error)
+                self._tally.without_hint += wait_s is None
+                time.sleep((wait_s or 1) * random.uniform(0.5, 1.5))
+            refused = self._tally.refusals
         self._channel.close()
 
 
-def retry_after_s(error: grpc.RpcError) -> float:
-    """What the service says in a RetryInfo (google.rpc), else a second."""
+def retry_after_s(error: grpc.RpcError) -> float | None:
+    """What the service says in a RetryInfo (google.rpc)."""
     status = rpc_status.from_call(error)
     info = error_details_pb2.RetryInfo()
     for detail in () if status is None else status.details:
         if detail.Unpack(info):
             return float(info.retry_delay.ToNanoseconds() / 1e9)
-    return 1.0
+    return None
 
 
 def read(host: str, port: int, begin: float, until: float, client: dict[str, Any]) -> Tally:

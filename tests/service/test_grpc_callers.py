@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 import grpc
 import pytest
 import urllib3
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_status import rpc_status
 
 from metalm_proto.v1 import metalm_pb2 as pb
 from metalm_proto.v1 import metalm_pb2_grpc
@@ -109,6 +111,34 @@ def is_answered(channel: grpc.Channel) -> bool:
         return bool(health_of(channel) == SERVING)
     except grpc.RpcError:
         return False
+
+
+def test_many_at_one_moment_are_all_told_when_to_come_again() -> None:
+    with running("--max-requests", "1", *NEVER) as service, ExitStack() as stack:
+        stubs = [
+            metalm_pb2_grpc.MetaLMServiceStub(stack.enter_context(channel_to(service)))
+            for _ in range(10)
+        ]
+        for stub in stubs:
+            stub.Describe(pb.DescribeRequest(), timeout=60)
+        # All places, and with them the threads that may wait for anything.
+        stack.enter_context(half_open(service, HALF_OPEN[0], calls=9))
+        wait_for(lambda: stubs[0].Sample.future(pb.SampleRequest(), timeout=60).exception())
+        calls = [stub.Sample.future(pb.SampleRequest(), timeout=60) for stub in stubs * 10]
+        waits = [told(call) for call in calls]
+    assert None not in waits
+    assert len(set(waits)) > 1, "all come again together"
+
+
+def told(call: Any) -> float | None:
+    """What an answer says of when to come again."""
+    with pytest.raises(grpc.RpcError) as caught:
+        call.result()
+    status, info = rpc_status.from_call(caught.value), error_details_pb2.RetryInfo()
+    for detail in () if status is None else status.details:
+        if detail.Unpack(info):
+            return float(info.retry_delay.ToNanoseconds()) / 1e9
+    return None
 
 
 def test_reflection_takes_no_place_of_the_data() -> None:

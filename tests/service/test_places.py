@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from metalm_proto.errors import Overloaded
-from metalm_service.places import COME_AGAIN_S, Places
+from metalm_service.places import LATEST_S, SOONEST_S, Places
 
 
 class Clock:
@@ -21,13 +21,22 @@ class Clock:
         return self.now_s
 
 
-def turned_away(places: Places, client: str, nbytes: int = 1) -> bool:
-    """Whether there was no room; if there was, it is taken."""
+def told(places: Places, client: str, nbytes: int = 1) -> float:
+    """After how many seconds to come again; 0 if there was room, which is taken."""
     try:
         places.take(client, nbytes)
     except Overloaded as refusal:
-        return refusal.retry_after_s == COME_AGAIN_S
-    return False
+        wait_s = refusal.retry_after_s
+    else:
+        return 0.0
+    assert wait_s is not None
+    assert SOONEST_S <= wait_s <= LATEST_S
+    return wait_s
+
+
+def turned_away(places: Places, client: str, nbytes: int = 1) -> bool:
+    """Whether there was no room; if there was, it is taken."""
+    return told(places, client, nbytes) > 0
 
 
 def test_room_is_limited_for_all_and_for_each() -> None:
@@ -122,7 +131,7 @@ def test_nothing_is_kept_for_who_does_not_come_again() -> None:
     assert turned_away(places, "patient")
     places.give_back("quick", 1)
     assert turned_away(places, "quick")
-    clock.now_s += 3 * COME_AGAIN_S
+    clock.now_s += LATEST_S + 4
     places.take("newcomer", 1)
 
 
@@ -148,8 +157,8 @@ def test_all_are_served_where_most_are_quicker() -> None:
             places.give_back(client, 1)
             del ends_at[client]
             served[client] += 1
-        if turned_away(places, client):
-            comes_at[client] += COME_AGAIN_S * chance.uniform(0.5, 1.5)
+        if wait_s := told(places, client):
+            comes_at[client] += wait_s * chance.uniform(0.5, 1.5)
         else:
             comes_at[client] += 0.3
             ends_at[client] = comes_at[client]
@@ -157,3 +166,76 @@ def test_all_are_served_where_most_are_quicker() -> None:
     assert min(served.values()) * 2 > max(served.values())
     # What is kept idle is less than half of the places, which serve one each 0.3 s.
     assert served.total() > 0.5 * 120 / 0.3 * 4
+
+
+def test_the_first_is_told_to_come_again_soon() -> None:
+    places = Places(1, 100, 1.0, Clock())
+    places.take("quick", 1)
+    assert told(places, "patient") == SOONEST_S
+
+
+def served(places: Places, clock: Clock, times: int, seconds: float) -> None:
+    """So many requests, one after the other, each of which takes so long."""
+    for _ in range(times):
+        places.take("before", 1)
+        clock.now_s += seconds
+        places.give_back("before", 1)
+
+
+def test_clients_are_told_times_as_far_apart_as_places_become_free() -> None:
+    clock = Clock()
+    places = Places(4, 1000, 1.0, clock)
+    served(places, clock, 200, 0.4)
+    for number in range(4):
+        places.take(f"quick {number}", 1)
+    waits = [told(places, f"patient {number}") for number in range(50)]
+    # Four places, each for 0.4 s.
+    expected = [min(LATEST_S, SOONEST_S + 0.1 * number) for number in range(50)]
+    assert waits == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_one_client_has_too_much_comes_far_apart_and_nobody_else_waits_for_it() -> None:
+    clock = Clock()
+    places = Places(4, 1000, 0.5, clock)
+    served(places, clock, 200, 0.1)
+    for client in ("greedy", "greedy", "other", "other"):
+        places.take(client, 1)
+    # Two places, each for 0.1 s: one of them is free again each 0.05 s.
+    waits = [told(places, "greedy") for _ in range(30)]
+    expected = [min(LATEST_S, SOONEST_S + 0.2 * number) for number in range(30)]
+    assert waits == pytest.approx(expected, rel=1e-3)
+    assert told(places, "other") == SOONEST_S
+
+
+def test_requests_that_have_not_ended_yet_are_known_to_be_long() -> None:
+    clock = Clock()
+    places = Places(2, 1000, 1.0, clock)
+    served(places, clock, 200, 0.01)
+    for _ in range(2):
+        places.take("long", 1)
+    clock.now_s += 60
+    assert told(places, "first") == SOONEST_S
+    assert told(places, "second") > SOONEST_S + 1
+
+
+def test_who_comes_again_is_not_refused_over_and_over() -> None:
+    """Eighty streams of eight clients for eight places: as many are refused as are served."""
+    clock, chance = Clock(), random.Random(1)
+    places = Places(8, 1000, 0.5, clock)
+    comes_at = {(client, number): 0.0 for client in "abcdefgh" for number in range(10)}
+    held, served, refused = set(), 0, 0
+    while clock.now_s < 120:
+        stream = min(comes_at, key=comes_at.__getitem__)
+        clock.now_s = comes_at[stream]
+        if stream in held:
+            places.give_back(stream[0], 1)
+            held.discard(stream)
+            served += 1
+        if wait_s := told(places, stream[0]):
+            refused += 1
+            comes_at[stream] += wait_s * chance.uniform(0.5, 1.5)
+        else:
+            comes_at[stream] += 0.3
+            held.add(stream)
+    assert served > 0.9 * 120 / 0.3 * 8
+    assert refused < served

@@ -67,7 +67,8 @@ def test_bytes_in_flight_are_bounded_and_given_back(small: Service, door: str) -
             with pytest.raises(Overloaded, match="in flight") as caught:
                 client.sample(L=2**17, seed=1)
             assert caught.value.retryable
-            assert caught.value.retry_after_s == 2.0
+            assert caught.value.retry_after_s is not None
+            assert 1 <= caught.value.retry_after_s <= 5
             for stream in streams:
                 stream.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,6 @@ from metalm_service.grpc.behaviours import (
 )
 from metalm_service.grpc.calls import CallContext
 from metalm_service.grpc.status import abort
-from metalm_service.places import COME_AGAIN_S
 from metalm_service.tokens import Tokens
 
 
@@ -29,10 +28,14 @@ class Guard(grpc.ServerInterceptor):
 
     `places`: of the services, by their full names, how many calls each may have at one time,
     those whose request has not come yet included. A service that is not named is not guarded.
+    `come_again_s`: after how many seconds a client is to do so who finds no place.
     """
 
-    def __init__(self, tokens: Tokens, places: Mapping[str, int]) -> None:
+    def __init__(
+        self, tokens: Tokens, places: Mapping[str, int], come_again_s: Callable[[str], float]
+    ) -> None:
         self._tokens = tokens
+        self._come_again_s = come_again_s
         self._most = places
         self._places = {name: threading.Semaphore(most) for name, most in places.items()}
 
@@ -70,7 +73,7 @@ class Guard(grpc.ServerInterceptor):
         place = self._places[service]
         if not place.acquire(blocking=False):
             full = f"{service} has {self._most[service]} calls, as many as may be at one time"
-            abort(context, errors.Overloaded(full, COME_AGAIN_S))
+            abort(context, errors.Overloaded(full, self._come_again_s(context.call.client)))
         try:
             yield
         finally:

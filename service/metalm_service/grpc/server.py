@@ -37,6 +37,9 @@ _PROBES = 4
 SPARE_THREADS = _REFUSED + _REFLECTIONS + _PROBES
 """Threads beyond those that admitted requests can hold. The last of them only probes can hold, and
 those who are refused at once."""
+_QUEUE = 128
+"""Calls that may wait for a thread: no longer than it takes to refuse as many. Those beyond are
+refused by gRPC itself, which does not say when to come again."""
 
 _MINUTE_MS = 60_000
 _LONGEST_SILENCE_S = 20
@@ -117,12 +120,12 @@ class GrpcServer:
         threads = config.max_requests + SPARE_THREADS
         self._server = grpc.server(
             futures.ThreadPoolExecutor(threads, "grpc"),
-            # More calls than threads would wait without an answer, health checks among them.
-            maximum_concurrent_rpcs=threads,
+            # More would wait without an answer, health checks among them.
+            maximum_concurrent_rpcs=threads + _QUEUE,
             # The last two are given what the first makes of a context.
             interceptors=[
                 CallsInterceptor(calls),
-                Guard(tokens, places),
+                Guard(tokens, places, handler.come_again_s),
                 ArrivalsInterceptor(self._stalls, config.request_timeout_s),
             ],
             options=_options(config, threads),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-_SLOWEST_BYTES_S = 2**20
+_SLOWEST_BYTES_S = 2**21
 """A reader has this much more time for a large message: gRPC does not say what is left of it."""
 _LOOK_EVERY_S = 0.5
 
