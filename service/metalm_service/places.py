@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from metalm_proto.errors import Overloaded
 
@@ -15,13 +16,13 @@ LATEST_S = 5.0
 """Those who find no room are told to come again after that, at the soonest and at the latest."""
 
 _STAYS_APART = 4
-"""How many stays lie between what one client is told. Who has places and wants more mostly takes
-up again what becomes free of his own: the others of his come for where he does not."""
+"""How many stays lie between the times that a client is told who has places and wants more. He
+mostly takes up again what becomes free of his own: the others come for where he does not."""
 
 _LATE_S = 4.0
 """Who was turned away and has not asked again so long after his time does so no more."""
 
-_MOST_WAITING = 1024
+_MOST_TOLD = 1024
 
 
 @dataclass(slots=True)
@@ -34,23 +35,24 @@ class _Held:
 
 @dataclass(slots=True)
 class _Waiting:
-    """A client that has nothing, and what it wants. `since`: when it was first turned away; after
-    `until` it does not come any more."""
+    """A client that has nothing, and what it wants. `since`: when it was first turned away.
+    `comes_at`: the last of the times that it was told."""
 
     since: float
-    until: float
+    comes_at: float
     bytes: int
 
 
 class _Stays:
     """How long requests hold their places: a mean that forgets, without a time for each. What all
     of them hold together between two ends is what one held, on average (J. D. C. Little, A Proof
-    for the Queuing Formula, 1961)."""
+    for the Queuing Formula, 1961). `most`: how many may be held; all may end together."""
 
-    _WEIGHT = 1 / 16
     _FIRST_S = 0.5
+    _FEWEST = 16
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, most: int, now: float) -> None:
+        self._weight = 1 / max(self._FEWEST, 2 * most)
         self._mean_s = self._FIRST_S
         self._since_end_s = 0.0
         self._counted_at = now
@@ -62,13 +64,13 @@ class _Stays:
 
     def ended(self) -> None:
         """One of them is over."""
-        self._mean_s += self._WEIGHT * (self._since_end_s - self._mean_s)
+        self._mean_s += self._weight * (self._since_end_s - self._mean_s)
         self._since_end_s = 0.0
 
     @property
     def mean_s(self) -> float:
         """At least what it will be once the next one ends."""
-        return self._mean_s + self._WEIGHT * max(0.0, self._since_end_s - self._mean_s)
+        return self._mean_s + self._weight * max(0.0, self._since_end_s - self._mean_s)
 
 
 class Places:
@@ -97,10 +99,10 @@ class Places:
         self._lock = threading.Lock()
         self._held = _Held()
         self._held_by: dict[str, _Held] = {}
-        self._stays = _Stays(clock())
-        # Of both, whoever asked last is last.
+        self._stays = _Stays(most_requests, clock())
+        # Of both, whoever asked last is last. When those come that have places is apart.
         self._waiting: dict[str, _Waiting] = {}
-        self._told_last: dict[str, float] = {}
+        self._others_come_at: dict[str, float] = {}
 
     @property
     def requests(self) -> int:
@@ -125,10 +127,7 @@ class Places:
                 or self._lack_beside(longer, nbytes)
             )
             if lack:
-                wait_s = self._appointed(client, own, len(longer), now)
-                if not own.requests:
-                    self._turn_away(client, nbytes, now, wait_s)
-                raise Overloaded(lack, wait_s)
+                raise Overloaded(lack, self._turned_away(client, own, nbytes, len(longer), now))
             self._waiting.pop(client, None)
             self._held_by[client] = own
             for held in (self._held, own):
@@ -137,11 +136,14 @@ class Places:
 
     def come_again_s(self, client: str) -> float:
         """After how many seconds a client is to come again that could not even be asked what it
-        wants."""
+        wants. Whoever waits goes on waiting."""
         with self._lock:
             now = self._clock()
             own = self._held_by.get(client, _Held())
-            return self._appointed(client, own, len(self._waiting_longer(client, now)), now)
+            longer = self._waiting_longer(client, now)
+            wanted = self._waiting.get(client)
+            nbytes = 0 if wanted is None else wanted.bytes
+            return self._turned_away(client, own, nbytes, len(longer), now)
 
     def give_back(self, client: str, nbytes: int) -> None:
         """What `take` gave."""
@@ -159,7 +161,9 @@ class Places:
         """What those want, in bytes, who have waited longer than this client."""
         if not self._waiting:
             return []
-        for other in [name for name, each in self._waiting.items() if each.until <= now]:
+        for other in [
+            name for name, each in self._waiting.items() if each.comes_at + _LATE_S <= now
+        ]:
             del self._waiting[other]
         own = self._waiting.get(client)
         return [
@@ -181,29 +185,32 @@ class Places:
             nbytes,
         )
 
-    def _appointed(self, client: str, own: _Held, longer: int, now: float) -> float:
-        """After how many seconds a client is to come again: when those who have waited longer will
-        have found room, and some while after what it was told last."""
+    def _turned_away(self, client: str, own: _Held, nbytes: int, longer: int, now: float) -> float:
+        """After how many seconds the client is to come again: when those who have waited longer
+        will have found room, and some while after what it was told last."""
         mean_s = self._stays.mean_s
-        after_last = self._told_last.pop(client, -math.inf) - now
-        wait_s = min(
-            LATEST_S,
-            max(
-                SOONEST_S + longer * mean_s / max(1, self._held.requests),
-                after_last + _STAYS_APART * mean_s / max(1, own.requests),
-            ),
-        )
-        self._told_last[client] = now + wait_s
-        if len(self._told_last) > _MOST_WAITING:
-            del self._told_last[next(iter(self._told_last))]
+        between_s = mean_s / max(1, self._held.requests)
+        wait_s = SOONEST_S + longer * between_s
+        if own.requests:
+            last = self._others_come_at.pop(client, -math.inf)
+            wait_s = max(wait_s, last - now + _STAYS_APART * mean_s / own.requests)
+            wait_s = min(wait_s, LATEST_S)
+            self._others_come_at[client] = now + wait_s
+            _forget_first(self._others_come_at)
+        else:
+            # Room is kept for it, and stands idle until one of its requests comes.
+            before = self._waiting.pop(client, _Waiting(now, now, 0))
+            if before.comes_at > now:
+                wait_s = max(wait_s, before.comes_at - now + between_s)
+            wait_s = min(wait_s, LATEST_S)
+            self._waiting[client] = _Waiting(before.since, now + wait_s, nbytes)
+            _forget_first(self._waiting)
         return wait_s
 
-    def _turn_away(self, client: str, nbytes: int, now: float, wait_s: float) -> None:
-        before = self._waiting.pop(client, None)
-        since = now if before is None else before.since
-        self._waiting[client] = _Waiting(since, now + wait_s + _LATE_S, nbytes)
-        if len(self._waiting) > _MOST_WAITING:
-            del self._waiting[next(iter(self._waiting))]
+
+def _forget_first(told: dict[str, Any]) -> None:
+    if len(told) > _MOST_TOLD:
+        del told[next(iter(told))]
 
 
 def _lack(whose: str, held: _Held, most: _Held, nbytes: int) -> str:

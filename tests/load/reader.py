@@ -177,25 +177,33 @@ def retry_after_s(error: grpc.RpcError) -> float | None:
     return None
 
 
-def read(host: str, port: int, begin: float, until: float, client: dict[str, Any]) -> Tally:
-    """What the client got between the two times; it has streams, and source and path over HTTP,
-    token and samples over gRPC."""
-    tally = Tally()
-    readers: list[Reader | GrpcReader] = [
+def readers(
+    host: str, port: int, client: dict[str, Any], tally: Tally
+) -> list[Reader | GrpcReader]:
+    """A client's; it has streams, and source and path over HTTP, token and samples over gRPC."""
+    return [
         GrpcReader(f"{host}:{port}", client["token"], client["samples"], tally)
         if "token" in client
         else Reader(host, port, client["source"], client["path"], tally)
         for _ in range(client["streams"])
     ]
-    threads = [threading.Thread(target=reader.run, args=(until,)) for reader in readers]
-    time.sleep(max(0.0, begin - time.time()))
+
+
+def main() -> None:
+    """Reads what it is to be, says that it is ready, reads when to begin and until when to go on,
+    and writes what it got meanwhile."""
+    tally = Tally()
+    made = readers(**json.loads(sys.stdin.readline()), tally=tally)
+    print("ready", flush=True)
+    times = json.loads(sys.stdin.readline())
+    threads = [threading.Thread(target=reader.run, args=(times["until"],)) for reader in made]
+    time.sleep(max(0.0, times["begin"] - time.time()))
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return tally
+    print(json.dumps(asdict(tally)))
 
 
 if __name__ == "__main__":
-    print("ready", flush=True)
-    print(json.dumps(asdict(read(**json.loads(sys.stdin.readline())))))
+    main()

@@ -159,6 +159,15 @@ def test_a_worker_that_dies_is_told_and_replaced(floors_service: Service) -> Non
     assert get(floors_service, SMALL + "&seed=8").status == 200
 
 
+def test_a_worker_that_ended_while_it_was_idle_is_replaced(floors_service: Service) -> None:
+    assert get(floors_service, SMALL + "&seed=10").status == 200
+    (worker,) = workers(floors_service)
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: not is_running(worker))
+    assert get(floors_service, SMALL + "&seed=11").status == 200
+    assert worker not in workers(floors_service)
+
+
 def test_batches_go_first(floors_service: Service) -> None:
     with begin(floors_service, 20_002):
         worker = wait_for_work(floors_service)

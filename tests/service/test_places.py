@@ -143,6 +143,14 @@ def test_ever_new_names_do_not_fill_the_memory() -> None:
     assert len(places._waiting) <= 1024
 
 
+def test_ever_new_names_that_have_places_do_not_fill_the_memory() -> None:
+    places = Places(5000, 1, 1.0, Clock())
+    for number in range(5000):
+        places.take(f"client {number}", 0)
+        assert turned_away(places, f"client {number}", 2)
+    assert len(places._others_come_at) <= 1024
+
+
 def test_all_are_served_where_most_are_quicker() -> None:
     """Twelve clients for four places, all of which ask again at once; each waits as it is told."""
     clock, chance = Clock(), random.Random(1)
@@ -205,6 +213,51 @@ def test_what_one_client_has_too_much_comes_far_apart_and_nobody_else_waits_for_
     expected = [min(LATEST_S, SOONEST_S + 0.2 * number) for number in range(30)]
     assert waits == pytest.approx(expected, rel=1e-3)
     assert told(places, "other") == SOONEST_S
+    assert told(places, "newcomer") == SOONEST_S
+
+
+def test_who_has_nothing_is_told_to_come_soon_each_time() -> None:
+    """Room is kept for him, and stands idle until he comes."""
+    clock = Clock()
+    places = Places(2, 1000, 1.0, clock)
+    served(places, clock, 200, 2.0)
+    for _ in range(2):
+        places.take("quick", 1)
+    for _ in range(5):
+        assert told(places, "patient") == SOONEST_S
+        clock.now_s += SOONEST_S
+    # Of several of his requests one is enough.
+    waits = [told(places, "patient") for _ in range(3)]
+    assert SOONEST_S == waits[0] < waits[1] < waits[2]
+
+
+def test_whom_the_door_turned_away_goes_on_waiting() -> None:
+    clock = Clock()
+    places = Places(1, 100, 1.0, clock)
+    places.take("quick", 1)
+    assert turned_away(places, "patient")
+    for _ in range(10):
+        clock.now_s += LATEST_S - 1
+        assert SOONEST_S <= places.come_again_s("patient") <= LATEST_S
+    places.give_back("quick", 1)
+    assert turned_away(places, "quick")
+    places.take("patient", 1)
+
+
+def test_requests_that_end_together_are_known_by_how_long_they_took() -> None:
+    clock = Clock()
+    places = Places(64, 1000, 1.0, clock)
+    for _ in range(20):
+        for _ in range(64):
+            places.take("together", 1)
+        clock.now_s += 1.0
+        for _ in range(64):
+            places.give_back("together", 1)
+    for _ in range(64):
+        places.take("together", 1)
+    waits = [told(places, f"patient {number}") for number in range(65)]
+    # One of 64 becomes free each 1 / 64 s.
+    assert 0.5 < waits[64] - waits[0] < 2
 
 
 def test_requests_that_have_not_ended_yet_are_known_to_be_long() -> None:

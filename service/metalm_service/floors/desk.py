@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import queue
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -41,7 +40,8 @@ class FloorsDesk:
     def __init__(self, max_cpu_s: float) -> None:
         self._max_cpu_s = max_cpu_s
         self._lock = threading.Lock()
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._changed = threading.Condition(self._lock)
+        # The first of them is computed.
         self._asked: dict[FloorsRequest, _Job] = {}
         self._computed: _Job | None = None
         self._worker = Worker()
@@ -86,17 +86,18 @@ class FloorsDesk:
                 message = f"{len(self._asked)} floors are waited for, as many as may be"
                 raise Overloaded(message, _COME_AGAIN_S)
             job = self._asked[wanted] = _Job(wanted)
-            self._jobs.put(job)
+            self._changed.notify()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="floors", daemon=True)
                 self._thread.start()
             return job.answer
 
-    def leave(self, wanted: FloorsRequest) -> None:
-        """One of those who asked is gone. What nobody waits for is not computed to its end."""
+    def leave(self, wanted: FloorsRequest, answer: Future[bytes]) -> None:
+        """One of those who were promised this answer is gone. What nobody waits for is not computed
+        to its end."""
         with self._lock:
             job = self._asked.get(wanted)
-            if job is None:
+            if job is None or job.answer is not answer:
                 return
             job.askers -= 1
             if job.askers == 0:
@@ -110,19 +111,19 @@ class FloorsDesk:
             self._closed = True
             left = list(self._asked.values())
             self._asked.clear()
+            self._changed.notify()
         self._worker.close()
         for job in left:
             job.answer.set_exception(Draining("the server is shutting down", 0.0))
-        self._jobs.put(None)
 
     def _run(self) -> None:
         while not self._closed:
-            try:
-                job = self._jobs.get(timeout=_IDLE_S)
-            except queue.Empty:
+            with self._lock:
+                self._changed.wait_for(lambda: self._asked or self._closed, _IDLE_S)
+                job = next(iter(self._asked.values()), None)
+            if job is None:
                 self._worker.end()
-                continue
-            if job is not None:
+            else:
                 self._compute(job)
 
     def _compute(self, job: _Job) -> None:

@@ -26,21 +26,17 @@ class Worker:
 
     def start(self) -> None:
         """Begins the process, so that from now on `kill` finds it. Raises WorkerEndedError where it
-        has ended for good."""
+        has ended for good, or cannot be started."""
+        if (process := self._process) is not None and process.poll() is not None:
+            self.end()
         with self._lock:
             if self._closed:
                 raise WorkerEndedError("the worker has ended for good")
             if self._process is None:
-                # The same modules as here, and not what lies in the working directory.
-                paths = os.pathsep.join(path for path in sys.path if path)
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "metalm_service.floors.worker"],
-                    env={**_environment(), "PYTHONPATH": paths},
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    # Ctrl-C is for the service, which ends it.
-                    start_new_session=True,
-                )
+                try:
+                    self._process = _started()
+                except OSError as error:
+                    raise WorkerEndedError(f"the worker could not be started: {error}") from error
 
     def ask(self, question: bytes) -> bytes:
         """The answer to a line. Raises WorkerEndedError, also where it was told to end."""
@@ -83,6 +79,19 @@ class Worker:
         """Ends it for good: no other is begun."""
         self._closed = True
         self.end()
+
+
+def _started() -> subprocess.Popen[bytes]:
+    # The same modules as here, and not what lies in the working directory.
+    paths = os.pathsep.join(path for path in sys.path if path)
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "metalm_service.floors.worker"],
+        env={**_environment(), "PYTHONPATH": paths},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # Ctrl-C is for the service, which ends it.
+        start_new_session=True,
+    )
 
 
 def _environment() -> dict[str, str]:

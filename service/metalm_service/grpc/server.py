@@ -37,7 +37,7 @@ _PROBES = 4
 SPARE_THREADS = _REFUSED + _REFLECTIONS + _PROBES
 """Threads beyond those that admitted requests can hold. The last of them only probes can hold, and
 those who are refused at once."""
-_QUEUE = 128
+_QUEUE = 64
 """Calls that may wait for a thread: no longer than it takes to refuse as many. Those beyond are
 refused by gRPC itself, which does not say when to come again."""
 

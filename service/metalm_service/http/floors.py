@@ -55,7 +55,8 @@ def add_floors(
 
 async def _answer(desk: FloorsDesk, wanted: FloorsRequest, request: Request) -> bytes | None:
     """None where the caller has gone. Raises what FloorsDesk.ask does."""
-    answer: asyncio.Future[Any] = asyncio.wrap_future(desk.ask(wanted))
+    promised = desk.ask(wanted)
+    answer: asyncio.Future[Any] = asyncio.wrap_future(promised)
     # Also where nobody is left to hear of it.
     answer.add_done_callback(lambda done: done.exception())
     gone: asyncio.Future[Any] = asyncio.create_task(disconnected(request))
@@ -68,4 +69,4 @@ async def _answer(desk: FloorsDesk, wanted: FloorsRequest, request: Request) -> 
         raise Draining("the server is shutting down", 0.0) from error
     finally:
         gone.cancel()
-        desk.leave(wanted)
+        desk.leave(wanted, promised)
