@@ -163,7 +163,8 @@ def test_a_worker_that_ended_while_it_was_idle_is_replaced(floors_service: Servi
     assert get(floors_service, SMALL + "&seed=10").status == 200
     (worker,) = workers(floors_service)
     os.kill(worker, signal.SIGKILL)
-    wait_for(lambda: not is_running(worker))
+    # Until its last thread has ended nobody is told of its end.
+    wait_for(lambda: not is_running(worker) and len(os.listdir(f"/proc/{worker}/task")) == 1)
     assert get(floors_service, SMALL + "&seed=11").status == 200
     assert worker not in workers(floors_service)
 

@@ -9,6 +9,7 @@ import threading
 from contextlib import suppress
 
 _END_S = 3.0
+_LEAST_PRIORITY = 19
 
 
 class WorkerEndedError(Exception):
@@ -84,7 +85,7 @@ class Worker:
 def _started() -> subprocess.Popen[bytes]:
     # The same modules as here, and not what lies in the working directory.
     paths = os.pathsep.join(path for path in sys.path if path)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-P", "-m", "metalm_service.floors.worker"],
         env={**_environment(), "PYTHONPATH": paths},
         stdin=subprocess.PIPE,
@@ -92,6 +93,9 @@ def _started() -> subprocess.Popen[bytes]:
         # Ctrl-C is for the service, which ends it.
         start_new_session=True,
     )
+    # Its imports, too, wait for whoever needs the cores: so it does not do this itself.
+    os.setpriority(os.PRIO_PROCESS, process.pid, _LEAST_PRIORITY)
+    return process
 
 
 def _environment() -> dict[str, str]:

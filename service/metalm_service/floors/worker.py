@@ -16,12 +16,9 @@ import threading
 from metalm_proto.floors import FloorsRequest
 from metalm_service.core.floors.summary import summarise
 
-_LEAST_PRIORITY = 19
-
 
 def main() -> None:
     """Answers until nobody asks any more."""
-    os.nice(_LEAST_PRIORITY)
     questions: queue.SimpleQueue[str] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(questions,), daemon=True).start()
     while True:
