@@ -127,7 +127,7 @@ class Places:
                 or self._lack_beside(longer, nbytes)
             )
             if lack:
-                raise Overloaded(lack, self._turned_away(client, own, nbytes, len(longer), now))
+                raise Overloaded(lack, self._turn_away(client, own, nbytes, len(longer), now))
             self._waiting.pop(client, None)
             self._held_by[client] = own
             for held in (self._held, own):
@@ -143,7 +143,7 @@ class Places:
             longer = self._waiting_longer(client, now)
             wanted = self._waiting.get(client)
             nbytes = 0 if wanted is None else wanted.bytes
-            return self._turned_away(client, own, nbytes, len(longer), now)
+            return self._turn_away(client, own, nbytes, len(longer), now)
 
     def give_back(self, client: str, nbytes: int) -> None:
         """What `take` gave."""
@@ -185,8 +185,8 @@ class Places:
             nbytes,
         )
 
-    def _turned_away(self, client: str, own: _Held, nbytes: int, longer: int, now: float) -> float:
-        """After how many seconds the client is to come again: when those who have waited longer
+    def _turn_away(self, client: str, own: _Held, nbytes: int, longer: int, now: float) -> float:
+        """Tells the client after how many seconds to come again: when those who have waited longer
         will have found room, and some while after what it was told last."""
         mean_s = self._stays.mean_s
         between_s = mean_s / max(1, self._held.requests)

@@ -153,6 +153,15 @@ def test_reflection_takes_no_place_of_the_data() -> None:
             client.sample(L=5)
 
 
+def test_no_room_of_the_data_is_kept_for_refused_reflections() -> None:
+    with running("--max-requests", "1", *NEVER) as service:
+        with half_open(service, HALF_OPEN[-1]) as peer:
+            while len(peer.ended) < 10:
+                peer.wait()
+            with urllib3.PoolManager(source_address=("127.0.0.2", 0), retries=False) as another:
+                assert another.request("GET", f"{service.http}/sample?L=5").status == 200
+
+
 def test_each_message_of_a_reflection_has_its_time() -> None:
     with running(*SOON) as service, channel_to(service) as channel:
         stop = threading.Event()

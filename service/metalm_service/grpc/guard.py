@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -23,21 +24,25 @@ from metalm_service.grpc.status import abort
 from metalm_service.tokens import Tokens
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """For the calls of a service: how many it may have at one time, those whose request has not
+    come yet included; and after how many seconds a client is to come again who finds none."""
+
+    places: int
+    come_again_s: Callable[[str], float]
+
+
 class Guard(grpc.ServerInterceptor):
     """Asks for a token, and gives out places, before anything of a request is waited for.
 
-    `places`: of the services, by their full names, how many calls each may have at one time,
-    those whose request has not come yet included. A service that is not named is not guarded.
-    `come_again_s`: after how many seconds a client is to do so who finds no place.
+    `rooms`: of the services, by their full names. A service that is not named is not guarded.
     """
 
-    def __init__(
-        self, tokens: Tokens, places: Mapping[str, int], come_again_s: Callable[[str], float]
-    ) -> None:
+    def __init__(self, tokens: Tokens, rooms: Mapping[str, Room]) -> None:
         self._tokens = tokens
-        self._come_again_s = come_again_s
-        self._most = places
-        self._places = {name: threading.Semaphore(most) for name, most in places.items()}
+        self._rooms = rooms
+        self._places = {name: threading.Semaphore(room.places) for name, room in rooms.items()}
 
     def intercept_service(
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
@@ -72,8 +77,9 @@ class Guard(grpc.ServerInterceptor):
             abort(context, error)
         place = self._places[service]
         if not place.acquire(blocking=False):
-            full = f"{service} has {self._most[service]} calls, as many as may be at one time"
-            abort(context, errors.Overloaded(full, self._come_again_s(context.call.client)))
+            room = self._rooms[service]
+            full = f"{service} has {room.places} calls, as many as may be at one time"
+            abort(context, errors.Overloaded(full, room.come_again_s(context.call.client)))
         try:
             yield
         finally:

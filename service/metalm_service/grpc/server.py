@@ -20,13 +20,14 @@ from metalm_service.calls import SERVICE, Calls
 from metalm_service.config import ServerConfig
 from metalm_service.grpc.arrivals import ArrivalsInterceptor
 from metalm_service.grpc.calls import CallContext, CallsInterceptor
-from metalm_service.grpc.guard import Guard
+from metalm_service.grpc.guard import Guard, Room
 from metalm_service.grpc.probes import Health
 from metalm_service.grpc.stalls import StallWatch
 from metalm_service.grpc.status import abort
 from metalm_service.grpc.stream import Stream
 from metalm_service.handler import Handler
 from metalm_service.limits import TOGETHER
+from metalm_service.places import SOONEST_S
 from metalm_service.tls import Certificates
 from metalm_service.tokens import Tokens
 
@@ -113,9 +114,10 @@ class GrpcServer:
     ) -> None:
         config = handler.config
         self._stalls = StallWatch(config.stall_timeout_s)
-        places = {
-            SERVICE: config.max_requests + _REFUSED,
-            reflection.SERVICE_NAME: _REFLECTIONS,
+        rooms = {
+            SERVICE: Room(config.max_requests + _REFUSED, handler.come_again_s),
+            # For which no room of the data is kept.
+            reflection.SERVICE_NAME: Room(_REFLECTIONS, lambda client: SOONEST_S),
         }
         threads = config.max_requests + SPARE_THREADS
         self._server = grpc.server(
@@ -125,7 +127,7 @@ class GrpcServer:
             # The last two are given what the first makes of a context.
             interceptors=[
                 CallsInterceptor(calls),
-                Guard(tokens, places, handler.come_again_s),
+                Guard(tokens, rooms),
                 ArrivalsInterceptor(self._stalls, config.request_timeout_s),
             ],
             options=_options(config, threads),
